@@ -1,0 +1,49 @@
+# Gesso. `make help` lists the targets; each is idempotent and sets up what it needs.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint up down lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATASET ?=
+PRESET ?=
+PARAMS ?=
+export DATASET PRESET PARAMS
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "make %-18s %s\n", $$1, $$2 }'
+
+install: $(READY)  ## make .venv and install the locked requirements
+
+$(READY): requirements.txt requirements-dev.txt pyproject.toml
+	@python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Gesso needs CPython 3.11 as python3; this is $$(python3 --version)."; exit 1; }
+	@echo "Installing the locked requirements into $(VENV) (3 GB; once)…"
+	@test -x $(BIN)/python || python3 -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt -r requirements-dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+run: $(READY)  ## run the workflow once: make run [DATASET=folder or s3://…] [PRESET=quick] [PARAMS='{"epochs": 5}']
+	@$(BIN)/python -m include.run --dataset "$$DATASET" --preset "$$PRESET" --params "$$PARAMS"
+
+test: lint  ## lint, types and tests
+	@$(BIN)/pytest -n 2
+
+lint: $(READY)  ## ruff and mypy alone
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy --no-error-summary
+
+up: $(READY)  ## start Airflow's UI, scheduler, DAG processor and triggerer on http://localhost:8080
+	@$(BIN)/python -m include.serve up
+
+down: $(READY)  ## stop what `make up` started
+	@$(BIN)/python -m include.serve down
+
+lock: $(READY)  ## compile requirements*.in into requirements*.txt
+	@$(BIN)/uv pip compile --quiet --no-header --no-annotate requirements.in --output-file requirements.txt
+	@$(BIN)/uv pip compile --quiet --no-header --no-annotate requirements-dev.in --output-file requirements-dev.txt
+
+clean:  ## remove .venv and what runs left in .gesso
+	@$(BIN)/python -m include.serve down 2>/dev/null || true
+	@rm -rf $(VENV) .gesso

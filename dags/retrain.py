@@ -1,0 +1,65 @@
+"""
+### Retrain the illustration classifier
+
+Takes the data set as it was at an instant, checks it, shows it, tells photographs from illustrations, balances the
+classes, trains, evaluates class by class, and promotes the new model only where it beats the one in use.
+
+**Run it** by hand with *Trigger* (an empty field means what the preset says), on its weekly schedule, or as a
+backfill: a scheduled run and a backfill see the data as it was at the end of their interval.
+
+**Read** the report: its URI is what the task `report` returns. A lost gate is a successful run whose verdict is HOLD.
+
+**Rerun** anything at any time: a step whose code, params and inputs are unchanged is reused, not repeated. Bad data
+fails at once with a message that says what to do; a store that can't be reached is tried again.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import CronDataIntervalTimetable, dag
+
+from include.form import trigger_form
+from include.steps import scan_shards, step, trainings
+from tasks.core.settings import settings
+
+
+@dag(
+    schedule=CronDataIntervalTimetable(settings().schedule, timezone="UTC"),
+    start_date=datetime(2026, 1, 4, tzinfo=UTC),
+    catchup=False,  # the weeks before the deployment are a backfill's business, when somebody asks for it
+    max_active_runs=2,  # a backfill may run beside the schedule; more would wait for the one GPU anyway
+    default_args={
+        "owner": "ml-platform",
+        "retries": settings().retries,  # against a network or a server; bad data is never tried again
+        "retry_delay": timedelta(seconds=30),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": timedelta(minutes=10),
+        "execution_timeout": timedelta(hours=12),
+    },
+    params=trigger_form(),
+    tags=["training"],
+    doc_md=__doc__,
+)
+def retrain() -> None:
+    snapshot = step("snapshot")
+    scan = step("scan", snapshot=snapshot, each=scan_shards(snapshot))
+    validate = step("validate", scan=scan)
+    eda = step("eda", validate=validate, scan=scan)
+    cluster = step("cluster", validate=validate, scan=scan)
+    resample = step("resample", snapshot=snapshot, validate=validate, cluster=cluster)
+    train = step("train", resample=resample, each=trainings(), pool="gpu")
+    evaluate = step("evaluate", resample=resample, train=train)
+    promote = step("promote", snapshot=snapshot, resample=resample, train=train, evaluate=evaluate)
+    step(
+        "report",
+        snapshot=snapshot,
+        validate=validate,
+        eda=eda,
+        cluster=cluster,
+        resample=resample,
+        train=train,
+        evaluate=evaluate,
+        promote=promote,
+    )
+
+
+retrain()

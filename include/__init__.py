@@ -1,0 +1,1 @@
+"""What lets Airflow drive the work in `tasks`."""

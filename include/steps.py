@@ -1,0 +1,176 @@
+"""A step as an Airflow task: the URIs of its inputs come in, the URI of its artifact goes out.
+
+    resample = step("resample", snapshot=snapshot, validate=validate, cluster=cluster)
+    train = step("train", resample=resample, each=trainings(), pool="gpu")      # one task for each
+
+Only URIs and small summaries pass through XCom; images, tables and models stay in the store.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException
+
+from tasks.core.artifacts import Artifact
+from tasks.core.errors import TRY_AGAIN, GessoError, StoreError
+from tasks.core.params import Params, Section
+from tasks.core.runs import Record, change_record
+from tasks.core.settings import settings
+from tasks.core.step import Result, execute, load
+from tasks.core.store import open_store
+
+#: Steps that run in a process of their own, behind the command line that a pod gets too: what TensorFlow takes of
+#: memory and threads goes with the process.
+APART = ("train",)
+
+#: What the line on a finished step, and the one on a failed step, begin with (progress: `tasks.core.artifacts`).
+DONE, FAILED = "gesso > ", "gesso ! "
+
+
+def step(name: str, *, each: Any = None, pool: str | None = None, **inputs: Any) -> Any:
+    """The task that runs a step; what it returns stands for the URI of the step's artifact.
+
+    Args:
+        name: the step, which is the task's id too.
+        each: a list of params, one mapped task for each of them.
+        pool: the Airflow pool that its tasks take a slot of.
+        inputs: the tasks whose artifacts it reads.
+    """
+    options: dict[str, Any] = {"pool": pool} if pool else {}
+    operator = task(task_id=name, map_index_template="{{ instance_name }}" if each else None, **options)(_run_step)
+    if each is None:
+        return operator(name, inputs, {})
+    return operator.partial(name=name, inputs=inputs).expand(instance=each)
+
+
+def run_params() -> Params:
+    """The params of the run that this task belongs to.
+
+    Raises:
+        AirflowFailException: a param that can't be used. Trying again would not help.
+    """
+    given = {name: value for name, value in get_current_context()["params"].items() if value is not None}
+    try:
+        return Params.of(given)
+    except GessoError as error:
+        raise AirflowFailException(str(error)) from None
+
+
+@task
+def scan_shards(snapshot: str) -> list[dict[str, int]]:
+    """One shard of the scan for every `GESSO_SHARD_IMAGES` images of the snapshot."""
+    images = int(str(Artifact.open(snapshot).metrics["images"]))
+    shards = -(-images // settings().shard_images)
+    return [{"shard": shard, "shards": shards} for shard in range(shards)]
+
+
+@task
+def trainings() -> list[dict[str, str]]:
+    """One training for each architecture that the run asks for."""
+    return [{"architecture": architecture} for architecture in run_params().architectures]
+
+
+def _run_step(name: str, inputs: Mapping[str, Any], instance: Mapping[str, Any]) -> str:
+    context: Any = get_current_context()
+    context["instance_name"] = " ".join(str(value) for value in instance.values())
+    uris = {given: uri if isinstance(uri, str) else list(uri) for given, uri in inputs.items()}
+    started = time.monotonic()
+    try:
+        section = _section(name, context, instance)
+        store = settings().store_uri
+        result = (_execute_apart if name in APART else execute)(name, uris, section, store)
+        _record(context, name, instance, result, time.monotonic() - started)
+    except GessoError as error:
+        print(f"{FAILED}{name}: {error}", flush=True)
+        if error.exit_status == TRY_AGAIN:
+            raise
+        raise AirflowFailException(str(error)) from None
+    print(DONE + _line(name, instance, result, time.monotonic() - started), flush=True)
+    context["ti"].xcom_push("summary", result.artifact.metrics)
+    return result.artifact.uri
+
+
+def _section(name: str, context: Any, instance: Mapping[str, Any]) -> Section:
+    params = run_params()
+    if name == "snapshot":
+        instance = {
+            "dataset": params.dataset or settings().dataset_uri,
+            "as_of": params.as_of or as_of(context),
+            **instance,
+        }
+    return params.section(load(name).params, **instance)
+
+
+def as_of(context: Any) -> Any:
+    """The instant whose data a run sees.
+
+    A scheduled run and a backfill see the data as it was at the end of their interval. A person who presses Trigger
+    means the data of now, whatever interval Airflow infers.
+    """
+    run = context["dag_run"]
+    if run.run_type in ("scheduled", "backfill") and run.data_interval_end:
+        return run.data_interval_end
+    return run.run_after
+
+
+def _execute_apart(name: str, inputs: Mapping[str, str | Sequence[str]], params: Section, store: str) -> Result:
+    """As `execute`, through the command line in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "result.json"
+        given = [
+            f"--input={given}={uri}"
+            for given, uris in inputs.items()
+            for uri in ([uris] if isinstance(uris, str) else uris)
+        ]
+        command = [sys.executable, "-m", "tasks", name, *given, f"--params={params.model_dump_json()}"]
+        command += [f"--store={store}", f"--result={answer}"]
+        last = ""
+        root = Path(__file__).parents[1]
+        with subprocess.Popen(
+            command, cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
+        ) as process:
+            for line in process.stdout or ():
+                last = line.rstrip() or last
+                print(last, flush=True)
+        if process.returncode == TRY_AGAIN:
+            raise StoreError(last.removeprefix("gesso: "))
+        if process.returncode != 0:
+            raise GessoError(last.removeprefix("gesso: ") or f"{name} ended with status {process.returncode}.")
+        result = json.loads(answer.read_text())
+    return Result(Artifact.open(result["uri"]), result["reused"])
+
+
+def _record(context: Any, name: str, instance: Mapping[str, Any], result: Result, seconds: float) -> None:
+    """Write into the run's record which artifact this task ended with."""
+    run = context["dag_run"]
+    entry = {
+        "artifact": result.artifact.uri,
+        "reused": result.reused,
+        "seconds": round(seconds, 2),
+        "metrics": result.artifact.metrics,
+        **({"instance": dict(instance)} if instance else {}),
+    }
+
+    def change(record: Record) -> None:
+        record.setdefault("run_type", str(run.run_type))
+        record.setdefault("as_of", as_of(context).isoformat())
+        record.setdefault("params", run_params().model_dump(mode="json"))
+        entries = record["steps"].setdefault(name, [])
+        entries[:] = [other for other in entries if other.get("instance", {}) != dict(instance)] + [entry]
+
+    change_record(open_store(settings().store_uri), run.dag_id, run.run_id, change)
+
+
+def _line(name: str, instance: Mapping[str, Any], result: Result, seconds: float) -> str:
+    """One line on what a task did: name, images, seconds, reused or done."""
+    title = " ".join([name, *(str(value) for key, value in instance.items() if key != "shards")])
+    images = result.artifact.metrics.get("images", "")
+    state = "reused" if result.reused else "done"
+    return f"{title:<20} {images!s:>9} images {seconds:>8.1f} s  {state}"

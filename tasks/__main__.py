@@ -1,0 +1,118 @@
+"""The command line: every step and tool of Gesso, without Airflow.
+
+gesso snapshot --dataset pictures/                      # prints the URI of its artifact
+gesso scan --input snapshot=URI                         # each step says with --help what it needs
+gesso predict --model champion a.png b.jpg
+gesso demo pictures/                                    # draws the demo data set
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from tasks.core.errors import GessoError, ParamsError
+from tasks.core.settings import settings
+from tasks.core.step import NAMES, Step, execute, load
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; its exit status is 0, or the error's."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(words)
+    except GessoError as error:
+        print(f"gesso: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("gesso: stopped; nothing half-done was kept.", file=sys.stderr)
+        return 130
+
+
+def _run(words: list[str]) -> int:
+    command = words[0] if words else "--help"
+    if command in NAMES:
+        return _step(load(command), words[1:])
+    if command == "predict":
+        from tasks.predict import main as predict
+
+        return predict(words[1:])
+    if command == "demo":
+        return _demo(words[1:])
+    if command in ("-h", "--help"):
+        print(__doc__)
+        print(f"Steps, in order: {', '.join(NAMES)}\nTools: demo, predict")
+        return 0
+    raise ParamsError(f"There is no command {command!r}. Steps: {', '.join(NAMES)}. Tools: demo, predict.")
+
+
+def _step(step: Step, words: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        f"gesso {step.name}", description=step.doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=URI",
+        help=f"an input artifact; inputs: {', '.join(step.inputs) or 'none'} (* may be given more than once)",
+    )
+    parser.add_argument("--store", default=settings().store_uri, help="where artifacts go (default: %(default)s)")
+    parser.add_argument("--params", default="{}", metavar="JSON", help="params as JSON; the options below win")
+    parser.add_argument("--result", type=Path, metavar="FILE", help="also write {uri, reused, metrics} there as JSON")
+    for name, field in step.params.model_fields.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, help=_help(field))
+    options = vars(parser.parse_args(words))
+
+    inputs: dict[str, list[str]] = {}
+    for pair in options.pop("input"):
+        name, separator, uri = pair.partition("=")
+        if not separator:
+            raise ParamsError(f"--input {pair}: expected NAME=URI.")
+        inputs.setdefault(name, []).append(uri)
+    store, result_file = options.pop("store"), options.pop("result")
+    given = _json_object(options.pop("params")) | {name: text for name, text in options.items() if text is not None}
+
+    result = execute(step.name, inputs, step.params.of(given), store)
+    if result_file:
+        summary = {"uri": result.artifact.uri, "reused": result.reused, "metrics": result.artifact.metrics}
+        result_file.write_text(json.dumps(summary))
+    print(f"{step.name}: {'reused' if result.reused else 'done'}, {result.artifact.metrics}", file=sys.stderr)
+    print(result.artifact.uri)
+    return 0
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ParamsError(f"--params {text!r} is not JSON: {error}.") from None
+    if not isinstance(value, dict):
+        raise ParamsError(f"--params {text!r} is not a JSON object.")
+    return value
+
+
+def _help(field: FieldInfo) -> str:
+    choices = [str(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]
+    allowed = f" One of: {', '.join(choices)}." if choices else ""
+    return f"{field.description}{allowed} (default: {field.default!r})".replace("%", "%%")
+
+
+def _demo(words: list[str]) -> int:
+    parser = argparse.ArgumentParser("gesso demo", description="Draw the demo data set into a folder.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--images", type=int, default=1600, help="about how many (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(words)
+    from tasks.demo import make_demo
+
+    print(json.dumps(make_demo(options.folder, images=options.images, seed=options.seed)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

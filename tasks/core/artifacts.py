@@ -1,0 +1,240 @@
+"""Artifacts: immutable folders that steps write, addressed by what made them.
+
+    artifacts/<step>/<key>/artifact.json             written last and create-only: the artifact exists whole or not
+    artifacts/<step>/<key>/<attempt>/<file>          what artifact.json lists, with size and SHA-256
+
+The key is a SHA-256 over the step's name, its code, its params, its inputs' keys and what it observed of the outside
+world. The same key means the same content, so a rerun, a retry and a backfill find the work done.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from tasks.core.errors import DataError, NotFound, ParamsError
+from tasks.core.settings import settings
+from tasks.core.store import Store, open_store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MANIFEST = "artifact.json"
+
+#: What a line of a step's progress begins with, so that it can be told from what libraries print.
+PROGRESS = "gesso | "
+
+#: A metric is what fits a log line and a table cell.
+Metric = int | float | str | bool | None
+
+
+def canonical(value: Any) -> bytes:
+    """The value as JSON with one spelling: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def artifact_key(step: str, code: str, params: Mapping[str, Any], inputs: Mapping[str, Any], observed: Any) -> str:
+    """The key of what `step` makes of this: the first 32 hex digits of a SHA-256."""
+    made_of = {"step": step, "code": code, "params": params, "inputs": inputs, "observed": observed}
+    return hashlib.sha256(canonical(made_of)).hexdigest()[:32]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Artifact:
+    """A committed artifact, to read from.
+
+    `manifest` is artifact.json: step, key, code, params, inputs, observed, metrics, seconds, made_at, files.
+    """
+
+    def __init__(self, store: Store, manifest: dict[str, Any]) -> None:
+        self.store = store
+        self.manifest = manifest
+        self._verified: set[str] = set()
+
+    @classmethod
+    def find(cls, store: Store, step: str, key: str) -> Self | None:
+        """The artifact with this key, or None where no commit of it exists."""
+        try:
+            return cls(store, json.loads(store.get(f"artifacts/{step}/{key}/{MANIFEST}")))
+        except NotFound:
+            return None
+
+    @classmethod
+    def open(cls, uri: str) -> Self:
+        """The artifact at `<store>/artifacts/<step>/<key>`.
+
+        Raises:
+            ParamsError: the URI is not an artifact's.
+            NotFound: nothing was committed there.
+        """
+        root, _, rest = uri.rstrip("/").removesuffix("/" + MANIFEST).rpartition("/artifacts/")
+        step, _, key = rest.partition("/")
+        if not root or not key or "/" in key:
+            raise ParamsError(f"{uri!r} is not an artifact's URI: expected <store>/artifacts/<step>/<key>.")
+        found = cls.find(open_store(root), step, key)
+        if found is None:
+            raise NotFound(f"There is no artifact at {uri}: its step has not finished, or it was removed.")
+        return found
+
+    def __repr__(self) -> str:
+        return f"Artifact({self.uri!r})"
+
+    @property
+    def step(self) -> str:
+        """Name of the step that made it."""
+        return str(self.manifest["step"])
+
+    @property
+    def key(self) -> str:
+        """What addresses it."""
+        return str(self.manifest["key"])
+
+    @property
+    def folder(self) -> str:
+        """Where it is in its store."""
+        return f"artifacts/{self.step}/{self.key}"
+
+    @property
+    def uri(self) -> str:
+        """Where it is; `Artifact.open` reads it again from this."""
+        return f"{self.store.uri}/{self.folder}"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The params that shaped it."""
+        return dict(self.manifest["params"])
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Key, or list of keys, of each input artifact."""
+        return dict(self.manifest["inputs"])
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The step's summary of its work."""
+        return dict(self.manifest["metrics"])
+
+    @property
+    def seconds(self) -> float:
+        """How long the step worked on it."""
+        return float(self.manifest["seconds"])
+
+    def names(self) -> list[str]:
+        """Names of its files, sorted."""
+        return sorted(self.manifest["files"])
+
+    def has(self, name: str) -> bool:
+        """Whether it holds this file."""
+        return name in self.manifest["files"]
+
+    def key_of(self, name: str) -> str:
+        """Where a file is in the store.
+
+        Raises:
+            DataError: the artifact has no such file.
+        """
+        if not self.has(name):
+            raise DataError(f"The artifact {self.uri} has no file {name!r}. It has: {', '.join(self.names())}.")
+        return f"{self.folder}/{self.manifest['files'][name]['path']}"
+
+    def path(self, name: str) -> Path:
+        """A local copy of a file, its content checked against the SHA-256 it was committed with.
+
+        Raises:
+            DataError: no such file, or its content is not what was committed.
+        """
+        key, facts = self.key_of(name), self.manifest["files"][name]
+        local = self.store.local_path(key)
+        if local is None:
+            local = settings().scratch_folder / "copies" / f"{facts['sha256']}{Path(name).suffix}"
+            if not local.exists():
+                self.store.download(key, local)
+        if name not in self._verified:
+            if not local.exists() or local.stat().st_size != facts["size"] or file_sha256(local) != facts["sha256"]:
+                if self.store.local_path(key) is None:
+                    local.unlink(missing_ok=True)
+                raise DataError(
+                    f"{name} in {self.uri} is missing or was changed after its commit. "
+                    f"Delete that artifact's folder and run again: the step makes it anew."
+                )
+            self._verified.add(name)
+        return local
+
+    def table(self, name: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":
+        """A Parquet file as a frame; only some columns where they are named."""
+        import pandas as pd
+
+        return pd.read_parquet(self.path(name), columns=None if columns is None else list(columns))
+
+    def json(self, name: str) -> Any:
+        """A JSON file's value."""
+        return json.loads(self.path(name).read_bytes())
+
+    def is_whole(self) -> bool:
+        """Whether every file is still there with its size (contents are checked when they are read)."""
+        there = {found.key: found.size for found in self.store.list(self.folder + "/")}
+        return all(there.get(f"{self.folder}/{facts['path']}") == facts["size"] for facts in self._files())
+
+    def _files(self) -> Iterator[dict[str, Any]]:
+        yield from self.manifest["files"].values()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The artifacts that a step reads, by the names in its INPUTS."""
+
+    artifacts: Mapping[str, Sequence[Artifact]]
+
+    def one(self, name: str) -> Artifact:
+        """The artifact of this name."""
+        (artifact,) = self.artifacts[name]
+        return artifact
+
+    def many(self, name: str) -> list[Artifact]:
+        """The artifacts of this name: one for each mapped task."""
+        return list(self.artifacts[name])
+
+
+@dataclass
+class Output:
+    """What a step writes to: a local folder that becomes the artifact when the step is done."""
+
+    folder: Path
+    store: Store
+    observed: Any = None
+    metrics: dict[str, Metric] = field(default_factory=dict)
+
+    def path(self, name: str) -> Path:
+        """The local path at which to write a file of the artifact; its folder is made."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def table(self, name: str, frame: "pd.DataFrame") -> None:
+        """Write a frame as Parquet."""
+        frame.to_parquet(self.path(name), index=False, compression="zstd")
+
+    def json(self, name: str, value: Any) -> None:
+        """Write a value as readable JSON."""
+        self.text(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def text(self, name: str, text: str) -> None:
+        """Write a text as UTF-8."""
+        self.path(name).write_text(text, encoding="utf-8", errors="surrogateescape")
+
+    def log(self, message: str) -> None:
+        """Print one line of progress."""
+        print(PROGRESS + message, flush=True)
+
+    def files(self) -> Iterator[tuple[str, Path]]:
+        """Name and path of each file written so far, in order of name."""
+        for path in sorted(self.folder.rglob("*")):
+            if path.is_file():
+                yield path.relative_to(self.folder).as_posix(), path

@@ -1,0 +1,44 @@
+"""The champion: which model is in use for a data set. One small object, moved by compare-and-swap."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+
+from tasks.core.errors import NotFound
+from tasks.core.store import Store
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The model in use.
+
+    Attributes:
+        model: URI of the train artifact.
+        previous: URI of the model that it replaced, or None.
+        since: when it took over, UTC, ISO 8601.
+    """
+
+    model: str
+    previous: str | None
+    since: str
+
+
+def champion_key(dataset: str) -> str:
+    """Where the champion of a data set is kept in the store: one per data set, named so that a person knows it."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", dataset.rstrip("/").rpartition("/")[2]).strip("-") or "dataset"
+    return f"champions/{name}-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}.json"
+
+
+def read_champion(store: Store, dataset: str) -> tuple[Champion | None, str | None]:
+    """The champion and the tag that `move_champion` wants; (None, None) before the first."""
+    try:
+        data, etag = store.get_with_etag(champion_key(dataset))
+    except NotFound:
+        return None, None
+    return Champion(**json.loads(data)), etag
+
+
+def move_champion(store: Store, dataset: str, champion: Champion, etag: str | None) -> bool:
+    """Make `champion` the model in use, if nobody moved the pointer since `etag` was read; whether it was moved."""
+    return store.replace(champion_key(dataset), json.dumps(asdict(champion), indent=2).encode(), etag)

@@ -1,0 +1,41 @@
+"""The errors a person is meant to read: each says what was wrong, where, and what to do.
+
+Their `exit_status` is the command line's, and tells whoever runs it (Airflow, a shell) whether trying again can help.
+"""
+
+#: Exit status of a failure that may pass (EX_TEMPFAIL in sysexits.h).
+TRY_AGAIN = 75
+
+
+class GessoError(Exception):
+    """Anything Gesso explains in words instead of a traceback."""
+
+    exit_status = 1
+
+
+class ParamsError(GessoError):
+    """A param, a setting or a command line that can't be used."""
+
+    exit_status = 2
+
+
+class DataError(GessoError):
+    """The data set or an artifact is not what a step needs."""
+
+
+class StoreError(GessoError):
+    """A store that can't be reached, read or written just now."""
+
+    exit_status = TRY_AGAIN
+
+
+class NotFound(StoreError):
+    """The object, folder or bucket asked for is not there."""
+
+    exit_status = 1
+
+
+class Denied(StoreError):
+    """The store refuses these credentials or this path."""
+
+    exit_status = 1

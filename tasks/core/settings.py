@@ -1,0 +1,70 @@
+"""Where Gesso runs: the deployment's settings, from environment variables named GESSO_….
+
+A setting belongs to a machine or a cluster (where artifacts go, how many workers); a param belongs to a run
+(which data, how many epochs) and is in `params.py`. Settings never change what a step computes.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tasks.core.errors import ParamsError
+
+
+class Settings(BaseSettings):
+    """The settings, each `GESSO_<NAME>`."""
+
+    model_config = SettingsConfigDict(env_prefix="GESSO_", frozen=True)
+
+    home: Path = Field(Path(".gesso"), description="Folder for all that Gesso keeps on this machine.")
+    store: str = Field("", description="Where artifacts go: a folder or s3://bucket/prefix. Default: HOME/store.")
+    dataset: str = Field("", description="The data set of a run that names none. Default: HOME/demo.")
+    scratch: Path | None = Field(None, description="Folder for unfinished work. Default: HOME/scratch.")
+    workers: int = Field(0, ge=0, description="Threads a step may use. 0: one per core.")
+    shard_images: int = Field(
+        100_000,
+        ge=100,
+        description="Images a scan task takes on; a larger snapshot is scanned by several tasks.",
+    )
+    retries: int = Field(
+        2, ge=0, description="How often Airflow tries a step again that failed for no fault of the data."
+    )
+    port: int = Field(8080, ge=1, le=65535, description="Port of the Airflow UI that `make up` starts.")
+    schedule: str = Field("@weekly", description="Cron expression or preset of the scheduled retraining.")
+
+    @property
+    def store_uri(self) -> str:
+        """Where artifacts go."""
+        return self.store or str(self.home.absolute() / "store")
+
+    @property
+    def dataset_uri(self) -> str:
+        """The data set of a run that names none."""
+        return self.dataset or str(self.home.absolute() / "demo")
+
+    @property
+    def scratch_folder(self) -> Path:
+        """Where unfinished work and copies of remote artifacts are kept; may be emptied at any time."""
+        return (self.scratch or self.home / "scratch").absolute()
+
+    @property
+    def threads(self) -> int:
+        """How many threads a step may use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once.
+
+    Raises:
+        ParamsError: a GESSO_… variable has a value that can't be used.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"GESSO_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise ParamsError(f"The environment holds settings that can't be used. {wrong}") from None

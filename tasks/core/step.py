@@ -1,0 +1,293 @@
+"""Running a step: find its artifact, or make and commit it.
+
+A step is a module `tasks.<name>` with
+
+    INPUTS = ("snapshot", "scan*")                     # input artifacts; "*" marks a list of them
+    Params = params.ClusterParams                      # the params it reads
+    RESOURCES = ("templates/report.html",)             # optional: files beside the code that shape its output
+    def run(inputs, params, out): ...                  # writes files to `out`
+    def observe(inputs, params, out): ...              # optional: what it sees of the outside world, see below
+
+`observe` is for the few steps that depend on more than artifacts and params: the bucket's listing, the champion, a
+file a person edits. It returns (facts for the key, anything for `run` as `out.observed`).
+"""
+
+import ast
+import errno
+import fcntl
+import hashlib
+import importlib
+import inspect
+import json
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tasks.core.artifacts import MANIFEST, Artifact, Inputs, Output, artifact_key, file_sha256
+from tasks.core.errors import GessoError, ParamsError, StoreError
+from tasks.core.params import Section
+from tasks.core.settings import settings
+from tasks.core.store import Store, open_store
+
+#: The steps, in the order of the workflow.
+NAMES = (
+    "snapshot", "scan", "validate", "eda", "cluster", "resample", "train", "evaluate", "promote", "report",
+)  # fmt: skip
+
+#: Libraries whose versions are noted in each artifact: the ones that can change a number.
+LIBRARIES = (
+    "fastcluster",
+    "keras",
+    "numpy",
+    "opencv-python",
+    "pandas",
+    "scikit-learn",
+    "simplejpeg",
+    "tensorflow",
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step's module, as the framework sees it."""
+
+    name: str
+    doc: str
+    inputs: tuple[str, ...]
+    params: type[Section]
+    run: Callable[[Inputs, Any, Output], None]
+    observe: Callable[[Inputs, Any, Output], tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A step's artifact, and whether it was there already."""
+
+    artifact: Artifact
+    reused: bool
+
+
+def _nothing(inputs: Inputs, params: Any, out: Output) -> tuple[None, None]:
+    return None, None
+
+
+def load(name: str) -> Step:
+    """The step of this name.
+
+    Raises:
+        ParamsError: there is no such step.
+    """
+    if name not in NAMES:
+        raise ParamsError(f"There is no step {name!r}. There are: {', '.join(NAMES)}.")
+    module = importlib.import_module(f"tasks.{name}")
+    return Step(
+        name,
+        inspect.cleandoc(module.__doc__ or ""),
+        tuple(module.INPUTS),
+        module.Params,
+        module.run,
+        getattr(module, "observe", _nothing),
+    )
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module of Gesso's work, other than the plumbing in `core`, which never changes a result."""
+    parts = module.split(".")
+    if parts[0] != "tasks" or parts[1:2] == ["core"] or len(parts) == 1:
+        return None
+    path = ROOT.joinpath(*parts[1:])
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _without_docstrings(tree: ast.Module) -> str:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [  # type: ignore[attr-defined]
+                line
+                for line in body
+                if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and line.value.value)
+            ]
+    return ast.dump(tree)
+
+
+@cache
+def code_digest(name: str) -> str:
+    """A digest of all code that shapes a step's output: its module, what it imports of Gesso, its resources.
+
+    Comments, docstrings and layout don't count, and neither does `tasks.core`. So a changed helper makes the step's
+    artifacts anew, and a better comment doesn't.
+    """
+    digests: dict[str, str] = {}
+    waiting = [f"tasks.{name}"]
+    while waiting:
+        module = waiting.pop()
+        file = _source(module)
+        if file is None or module in digests:
+            continue
+        tree = ast.parse(file.read_bytes())
+        waiting.extend(_imports(tree))
+        digests[module] = hashlib.sha256(_without_docstrings(tree).encode()).hexdigest()
+    for resource in getattr(importlib.import_module(f"tasks.{name}"), "RESOURCES", ()):
+        digests[resource] = file_sha256(ROOT / resource)
+    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()[:16]
+
+
+def open_inputs(step: Step, uris: Mapping[str, str | Sequence[str]]) -> Inputs:
+    """The step's input artifacts, opened.
+
+    Raises:
+        ParamsError: an input is missing, unknown, made by another step, or one too many.
+        NotFound: an artifact is not there.
+    """
+    wanted = {name.rstrip("*"): name.endswith("*") for name in step.inputs}
+    for name in sorted(set(uris) ^ set(wanted)):
+        problem = "is missing" if name in wanted else "is not one of its inputs"
+        raise ParamsError(f"{step.name}: {name!r} {problem}. Its inputs: {', '.join(wanted) or 'none'}.")
+    opened: dict[str, list[Artifact]] = {}
+    for name, many in wanted.items():
+        given = uris[name]
+        artifacts = [Artifact.open(uri) for uri in ([given] if isinstance(given, str) else given)]
+        if not artifacts or (len(artifacts) > 1 and not many):
+            raise ParamsError(f"{step.name}: {name!r} needs {'at least one' if many else 'one'} artifact.")
+        for artifact in artifacts:
+            if artifact.step != name:
+                raise ParamsError(f"{step.name}: {artifact.uri} was made by {artifact.step!r}, not by {name!r}.")
+        # The order in which mapped tasks finished must not change the key.
+        opened[name] = sorted(artifacts, key=lambda artifact: artifact.key)
+    return Inputs(opened)
+
+
+@contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """A private folder for unfinished work, removed afterwards; what killed processes left is swept first."""
+    root = settings().scratch_folder / "work"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for left in root.glob("*.lock"):
+            with left.open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue  # its process is alive
+                shutil.rmtree(left.with_suffix(""), ignore_errors=True)
+                left.unlink(missing_ok=True)
+        folder = root / f"{name}-{uuid.uuid4().hex[:8]}"
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.with_suffix(".lock").unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StoreError(
+                f"The disk that holds {root} is full. Nothing was lost; make room, or set GESSO_SCRATCH to a larger "
+                f"disk, and run again."
+            ) from error
+        raise
+
+
+def execute(name: str, inputs: Mapping[str, str | Sequence[str]], params: Section, store_uri: str) -> Result:
+    """Run a step unless its artifact is there already.
+
+    Args:
+        name: the step.
+        inputs: URI, or URIs, of each input artifact.
+        params: the step's section.
+        store_uri: where its artifact goes.
+
+    Raises:
+        GessoError: what was wrong and what to do. What the step had written by then is kept below `failed/`.
+    """
+    step, store, started = load(name), open_store(store_uri), time.monotonic()
+    opened = open_inputs(step, inputs)
+    with scratch(name) as folder:
+        out = Output(folder, store)
+        observed, out.observed = step.observe(opened, params, out)
+        made_of = {
+            "params": params.for_key(),
+            "inputs": {
+                given: [artifact.key for artifact in opened.many(given)]
+                if f"{given}*" in step.inputs
+                else opened.one(given).key
+                for given in opened.artifacts
+            },
+            "observed": observed,
+            "code": code_digest(name),
+        }
+        key = artifact_key(name, **made_of)
+        found = Artifact.find(store, name, key)
+        if found is not None and found.is_whole():
+            return Result(found, reused=True)
+        try:
+            step.run(opened, params, out)
+        except GessoError as error:
+            raise type(error)(_with_evidence(str(error), store, f"failed/{name}/{key}", out)) from error
+        manifest = {
+            "step": name,
+            "key": key,
+            **made_of,
+            "metrics": out.metrics,
+            "seconds": round(time.monotonic() - started, 3),
+            "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "made_by": {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES},
+        }
+        return Result(commit(store, manifest, out), reused=False)
+
+
+def commit(store: Store, manifest: dict[str, Any], out: Output) -> Artifact:
+    """Move a step's files into the store, then write artifact.json, which makes them an artifact.
+
+    Where another process committed the same key meanwhile, its artifact is returned. Where one is there but lost
+    files, it is replaced.
+    """
+    folder, attempt = f"artifacts/{manifest['step']}/{manifest['key']}", uuid.uuid4().hex[:8]
+    manifest["files"] = {
+        name: {"path": f"{attempt}/{name}", "size": path.stat().st_size, "sha256": file_sha256(path)}
+        for name, path in out.files()
+    }
+    for name, path in list(out.files()):
+        store.upload(path, f"{folder}/{attempt}/{name}")
+    data = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
+    while not store.create(f"{folder}/{MANIFEST}", data):
+        written, etag = store.get_with_etag(f"{folder}/{MANIFEST}")
+        winner = Artifact(store, json.loads(written))
+        if winner.is_whole():
+            for name in manifest["files"]:
+                store.delete(f"{folder}/{attempt}/{name}")
+            return winner
+        if store.replace(f"{folder}/{MANIFEST}", data, etag):
+            break
+    return Artifact(store, manifest)
+
+
+def _with_evidence(message: str, store: Store, folder: str, out: Output) -> str:
+    """Keep what a failed step wrote, for a person to look at, and say where."""
+    names = []
+    for name, path in list(out.files()):
+        store.upload(path, f"{folder}/{name}")
+        names.append(name)
+    return f"{message} What it found is kept in {store.uri}/{folder}: {', '.join(names)}." if names else message

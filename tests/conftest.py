@@ -1,0 +1,91 @@
+"""What tests share: a store in a temporary folder, an S3 server, and running a step."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.core import settings as settings_module
+from tasks.core.artifacts import Artifact
+from tasks.core.step import execute, load
+from tasks.core.store import LocalStore
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A Gesso home of the test's own."""
+    folder = tmp_path / "gesso"
+    for name in [name for name in os.environ if name.startswith("GESSO_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GESSO_HOME", str(folder))
+    monkeypatch.setenv("GESSO_WORKERS", "2")
+    settings_module.settings.cache_clear()
+    yield folder
+    settings_module.settings.cache_clear()
+
+
+@pytest.fixture
+def store(home: Path) -> LocalStore:
+    """The store that `run_step` uses."""
+    return LocalStore(home / "store")
+
+
+@pytest.fixture
+def run_step(store: LocalStore) -> Callable[..., Artifact]:
+    """Runs a real step: run_step("scan", {"snapshot": snapshot}, max_megapixels=1)."""
+
+    def run(name: str, inputs: dict[str, Artifact | list[Artifact]] | None = None, **params: Any) -> Artifact:
+        uris = {
+            given: value.uri if isinstance(value, Artifact) else [each.uri for each in value]
+            for given, value in (inputs or {}).items()
+        }
+        return execute(name, uris, load(name).params.of(params), store.uri).artifact
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server: the one in AWS_ENDPOINT_URL, else moto's in this process."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a fresh bucket, with the environment set for it."""
+    import boto3
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "testkey",
+        "AWS_SECRET_ACCESS_KEY": "testsecret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"gesso-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    return bucket
+
+
+@pytest.fixture
+def s3(s3_bucket: str) -> str:
+    """A fresh s3://bucket/prefix without versions."""
+    return f"s3://{s3_bucket}/data"
+
+
+@pytest.fixture
+def s3_versioned(s3_bucket: str) -> str:
+    """A fresh s3://bucket/prefix in a bucket that keeps versions."""
+    import boto3
+
+    boto3.client("s3").put_bucket_versioning(Bucket=s3_bucket, VersioningConfiguration={"Status": "Enabled"})
+    return f"s3://{s3_bucket}/data"
