@@ -4,12 +4,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 INK, MUTED, PAPER = "#3b3f46", "#8a8f98", "#ffffff"
 #: Illustration, photograph, unsure; then further series. Told apart by colour-blind readers too (Okabe and Ito, 2008).
@@ -23,7 +20,7 @@ def label(name: str, longest: int = 32) -> str:
 
 
 @contextmanager
-def figure(path: Path, width: float = 8, height: float = 4, **subplots: Any) -> Iterator["Axes | Any"]:
+def figure(path: Path, width: float = 8, height: float = 4, **subplots: Any) -> Iterator[Any]:
     """A matplotlib figure (inches), written to `path` as SVG or PNG when the block ends.
 
         with figure(out.path("figures/counts.svg")) as axes:

@@ -1,0 +1,223 @@
+"""Tell photographs from illustrations, class by class, by their colours and structure alone.
+
+Reads the images that `validate` kept and the scan's features. First each class is judged as a whole, does it hold
+photographs at all; a class that does not keeps every image. Inside the others each image gets the probability of being
+a photograph (`vision/separation.py` tells how), and the thresholds turn it into a verdict: photo, unsure (kept, and
+shown for review) or illustration. A review file, CSV with columns key and verdict, overrules the verdicts. Writes
+
+    verdicts.parquet  key, class, photo_probability, verdict (illustration, photo, unsure), cluster (number of the
+                      group inside its class, 0 the least like photographs), reasons, decided_by (clustering, person)
+    classes.parquet   class, images, photos, unsure, contaminated, photo_share, note
+    sheets/<nn>-photo.jpg, sheets/<nn>-borderline.jpg   what would be left out, and what lies on both sides of the
+                      threshold; sheets.json says of each: class, kind, file, images, keys
+    figures/scatter.svg   every image by score and main axis, and scatter.parquet behind it
+"""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tasks.core import params
+from tasks.core.artifacts import Artifact, Inputs, Output
+from tasks.core.errors import DataError, NotFound, ParamsError
+from tasks.core.figures import COLOURS, contact_sheet, figure
+from tasks.core.ledger import read_review
+from tasks.core.store import open_store
+from tasks.vision.separation import ClassFinding, Separation, separate
+
+INPUTS = ("validate", "scan*")
+Params = params.ClusterParams
+
+SHEET_IMAGES = 60
+SWITCHED_OFF = "not judged: the separation is switched off"
+COLOUR_OF = {"illustration": COLOURS[0], "photo": COLOURS[1], "unsure": COLOURS[2]}
+
+
+def observe(inputs: Inputs, params: Params, out: Output) -> tuple[dict[str, str] | None, dict[str, str]]:
+    """The verdicts in the review file; its digest goes into the artifact's key.
+
+    Raises:
+        ParamsError: there is no such file, or it can't be opened.
+        DataError: it is not a review file.
+    """
+    if not params.review:
+        return None, {}
+    folder, slash, name = params.review.rpartition("/")
+    try:
+        data = open_store(folder or slash or ".").get(name)
+    except NotFound as error:
+        raise ParamsError(f"review = {params.review!r} can't be read. {error}") from None
+    return {"review": hashlib.sha256(data).hexdigest()}, read_review(data, params.review)
+
+
+def run(inputs: Inputs, params: Params, out: Output) -> None:
+    """Give every kept image its verdict.
+
+    Raises:
+        DataError: the scan lacks features of an image that was kept.
+    """
+    validated = inputs.one("validate").table("images.parquet", ["key", "class", "verdict"])
+    images = validated.loc[validated["verdict"] == "kept", ["key", "class"]].sort_values("key", ignore_index=True)
+    scans = inputs.many("scan")
+    found = _separated(images, scans) if params.separate else _switched_off(images)
+    verdicts = decide(images, found, params)
+    overrule(verdicts, out.observed, out)
+    classes = summarise(verdicts, found.classes)
+
+    out.table("verdicts.parquet", verdicts)
+    out.table("classes.parquet", classes)
+    _write_sheets(verdicts, classes, scans, params, out)
+    _draw_scatter(verdicts, found, out)
+    out.metrics |= {
+        "images": len(verdicts),
+        "photos": int(classes["photos"].sum()),
+        "unsure": int(classes["unsure"].sum()),
+        "contaminated_classes": int(classes["contaminated"].sum()),
+    }
+    for row in classes.loc[classes["contaminated"]].itertuples():
+        out.log(f"{row[1]}: {row.photos:,} photographs and {row.unsure:,} unsure among {row.images:,} images")
+
+
+def _separated(images: pd.DataFrame, scans: list[Artifact]) -> Separation:
+    tables = [scan.table("features.parquet") for scan in scans]
+    features = pd.concat(tables, ignore_index=True).set_index("key")
+    missing = images.loc[~images["key"].isin(features.index), "key"]
+    if len(missing):
+        raise DataError(
+            f"The scan has no features of {len(missing):,} kept images, such as {missing.iloc[0]!r}. "
+            f"validate and scan do not belong together: run both again."
+        )
+    features = features.loc[images["key"]]
+    return separate(features.to_numpy(np.float32), list(features.columns), images["class"].tolist())
+
+
+def _switched_off(images: pd.DataFrame) -> Separation:
+    nothing = ClassFinding(False, SWITCHED_OFF)
+    return Separation(
+        probability=np.zeros(len(images)),
+        group=np.zeros(len(images), np.int32),
+        place=np.zeros((len(images), 2)),
+        reasons=[SWITCHED_OFF] * len(images),
+        classes=dict.fromkeys(sorted(images["class"].unique()), nothing),
+    )
+
+
+def decide(images: pd.DataFrame, found: Separation, params: Params) -> pd.DataFrame:
+    """The table of verdicts, from the probabilities and the two thresholds."""
+    probability = found.probability.astype(np.float32)
+    photo = probability >= np.float32(params.photo_threshold)
+    unsure = ~photo & (probability >= np.float32(params.unsure_threshold))
+    return images.assign(
+        photo_probability=probability,
+        verdict=np.select([photo, unsure], ["photo", "unsure"], "illustration"),
+        cluster=found.group,
+        reasons=found.reasons,
+        decided_by="clustering",
+    )
+
+
+def overrule(verdicts: pd.DataFrame, review: dict[str, str], out: Output) -> None:
+    """Let a person's verdicts replace the clustering's, in place; count those that meet no image."""
+    given = verdicts["key"].map(review)
+    reviewed = given.notna()
+    before = verdicts.loc[reviewed, "verdict"] + ": " + verdicts.loc[reviewed, "reasons"]
+    verdicts.loc[reviewed, "verdict"] = given[reviewed]
+    verdicts.loc[reviewed, "reasons"] = "the review file says so; clustering said " + before
+    verdicts.loc[reviewed, "decided_by"] = "person"
+    if not review:
+        return
+    strangers = sorted(set(review) - set(verdicts["key"]))
+    out.metrics |= {"reviewed": int(reviewed.sum()), "reviewed_without_image": len(strangers)}
+    if strangers:
+        shown = ", ".join(map(repr, strangers[:3])) + (", …" if len(strangers) > 3 else "")
+        out.log(f"{len(strangers):,} keys of the review file are not among the images in use: {shown}")
+
+
+def summarise(verdicts: pd.DataFrame, findings: dict[str, ClassFinding]) -> pd.DataFrame:
+    """One row for each class: how many photographs it holds, and why it was or wasn't held for contaminated."""
+    counts = pd.DataFrame(
+        {
+            "class": verdicts["class"],
+            "photos": verdicts["verdict"] == "photo",
+            "unsure": verdicts["verdict"] == "unsure",
+        }
+    )
+    table = counts.groupby("class", sort=True).agg(
+        images=("photos", "size"), photos=("photos", "sum"), unsure=("unsure", "sum")
+    )
+    table = table.reset_index()
+    found = table["class"].map(findings)
+    table["contaminated"] = found.map(lambda finding: finding.contaminated).astype(bool) | (table["photos"] > 0)
+    table["photo_share"] = table["photos"] / table["images"]
+    table["note"] = [finding.note for finding in found]
+    return table
+
+
+def _write_sheets(
+    verdicts: pd.DataFrame, classes: pd.DataFrame, scans: list[Artifact], params: Params, out: Output
+) -> None:
+    chosen: list[tuple[str, str, str, list[str]]] = []  # class, kind, file, keys
+    for number, name in enumerate(classes["class"]):
+        if not classes["contaminated"].iloc[number]:
+            continue
+        members = verdicts.loc[verdicts["class"] == name].sort_values(["photo_probability", "key"], kind="stable")
+        photos = members.loc[members["verdict"] == "photo", "key"].tolist()
+        border = _borderline(members, params.photo_threshold)
+        chosen += [
+            (name, kind, f"sheets/{number:02}-{kind}.jpg", keys)
+            for kind, keys in (("photo", _spread(photos, SHEET_IMAGES)), ("borderline", border))
+            if keys
+        ]
+    thumbnails = _thumbnails(scans, {key for *_, keys in chosen for key in keys})
+    sheets: list[dict[str, Any]] = []
+    for name, kind, file, keys in chosen:
+        contact_sheet([thumbnails[key] for key in keys], out.path(file))
+        sheets.append({"class": name, "kind": kind, "file": file, "images": len(keys), "keys": keys})
+    out.json("sheets.json", sheets)
+
+
+def _spread(keys: list[str], most: int) -> list[str]:
+    """At most `most` keys, evenly from the first to the last."""
+    if len(keys) <= most:
+        return keys
+    return [keys[place] for place in np.linspace(0, len(keys) - 1, most).round().astype(int)]
+
+
+def _borderline(members: pd.DataFrame, threshold: float) -> list[str]:
+    """Keys of the images nearest to the threshold on both sides; the unsure ones are the nearest below.
+
+    `members` is sorted by probability. What a person has decided is no longer in question.
+    """
+    open_question = members.loc[members["decided_by"] != "person"]
+    above = open_question["photo_probability"] >= np.float32(threshold)
+    half = SHEET_IMAGES // 2
+    return open_question.loc[~above, "key"].tolist()[-half:] + open_question.loc[above, "key"].tolist()[:half]
+
+
+def _thumbnails(scans: list[Artifact], keys: set[str]) -> dict[str, bytes]:
+    if not keys:
+        return {}
+    wanted = [("key", "in", sorted(keys))]
+    tables = [pd.read_parquet(scan.path("thumbnails.parquet"), filters=wanted) for scan in scans]
+    together = pd.concat(tables, ignore_index=True)
+    return dict(zip(together["key"], together["jpeg"], strict=True))
+
+
+def _draw_scatter(verdicts: pd.DataFrame, found: Separation, out: Output) -> None:
+    points = verdicts[["key", "class", "cluster", "verdict"]].assign(
+        score=found.place[:, 0].astype(np.float32), axis=found.place[:, 1].astype(np.float32)
+    )
+    out.table("figures/scatter.parquet", points)
+    with figure(out.path("figures/scatter.svg"), 8, 5) as axes:
+        for verdict, colour in COLOUR_OF.items():
+            some = points.loc[points["verdict"] == verdict]
+            # As vectors, ten thousand dots would be megabytes in the report.
+            axes.scatter(
+                some["score"], some["axis"], s=7, c=colour, alpha=0.55, linewidths=0, rasterized=True,
+                label=f"{verdict} ({len(some):,})",
+            )  # fmt: skip
+        axes.set_xlabel("score: drawings left, photographs and paintings right")
+        axes.set_ylabel("main difference besides the score")
+        axes.legend(markerscale=2)

@@ -1,0 +1,267 @@
+"""Judge the trained models on the test part, and look closely at the best.
+
+Every model predicts the test part of `resample`'s pack. The best is the one with the highest macro F1 on the validation
+part, of equals the one with the lower validation loss: the test part only judges, it never chooses.
+
+Accuracy of a class is one-vs-rest: the share of all test images for which "of this class or not" is answered rightly,
+(TP + TN) / N. Macro averages are means over the classes that have a test image; the scores of the others are NaN in
+the tables, "–" in the CSV, and the classes are named in evaluation.json.
+
+Writes, of the best model unless said otherwise,
+  evaluation.json          model (key of its `train` artifact), uri, architecture, models, images, classes, accuracy,
+                           macro {precision, recall, f1}, ece, classes_without_test
+  leaderboard.parquet      of all models, best first: architecture, model, val_macro_f1, val_accuracy, val_loss,
+                           test_macro_f1, test_accuracy, parameters, epochs, chosen
+  classwise.parquet, .csv  class, precision, recall, f1, support, accuracy; the CSV ends with the averages
+  confusion.parquet        class, then a column for each class: how many of its images were called that
+  confused_pairs.parquet   class, predicted, images, share (of the class's test images); most frequent first
+  reliability.parquet      bin_low, bin_high, confidence, accuracy, images: 15 bins, Guo et al. 2017
+  predictions.parquet      key, class, predicted, confidence, and the probabilities p_0, p_1, … in order of classes
+  errors.parquet           key, class, predicted, confidence, p_true: the most confident errors, worst first
+  errors.jpg               their images in that order, 8 a row; left out where there are none
+  figures/                 confusion.svg, reliability.svg, f1.svg
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from tasks.core import params
+from tasks.core.artifacts import Artifact, Inputs, Output
+from tasks.core.errors import DataError, ParamsError
+from tasks.core.figures import COLOURS, MUTED, contact_sheet, figure, label
+from tasks.core.ledger import write_csv
+from tasks.vision import metrics
+from tasks.vision.pack import Pack
+
+INPUTS = ("resample", "train*")
+Params = params.EvaluateParams
+
+BATCH = 64
+"""Images predicted at a time."""
+
+CELLS_WITH_COUNTS = 30
+"""Up to this many classes the confusion matrix shows its counts; beyond, only colours are legible."""
+
+
+def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
+    resample, models = inputs.one("resample"), rank(inputs.many("train"))
+    check_lineage(resample, models)
+    classes: list[str] = resample.json("classes.json")
+    table = resample.table("pack.parquet").sort_values("row")
+    test = table[table["part"] == "test"]
+    if test.empty:
+        raise DataError("The test part is empty. Add images, or raise test_share.")
+    shards = range(int(table["shard"].max()) + 1)
+    pack = Pack([resample.path(f"pack/{shard:03}.npy") for shard in shards], table)
+    truth = test["label"].to_numpy()
+
+    best, board = None, []
+    for model in models:
+        probabilities = predict(model, pack, test["row"].to_numpy())
+        if best is None:
+            best = probabilities
+        board.append(standing(model, truth, probabilities, chosen=best is probabilities))
+        out.log(f"{board[-1]['architecture']}: macro F1 {board[-1]['test_macro_f1']:.4f} on {len(test):,} test images")
+    assert best is not None
+
+    predicted = best.argmax(axis=1)
+    scores = metrics.classwise(truth, predicted, len(classes))
+    matrix = metrics.confusion(truth, predicted, len(classes))
+    right = predicted == truth
+    diagram = metrics.reliability(best.max(axis=1), right)
+    macro = {name: metrics.macro(getattr(scores, name)) for name in ("precision", "recall", "f1")}
+    facts: dict[str, Any] = {
+        "model": models[0].key,
+        "architecture": board[0]["architecture"],
+        "images": len(test),
+        "accuracy": float(right.mean()),
+        "ece": metrics.calibration_error(diagram),
+    }
+    out.json(
+        "evaluation.json",
+        facts
+        | {
+            "uri": models[0].uri,
+            "models": len(models),
+            "classes": len(classes),
+            "macro": macro,
+            "classes_without_test": [classes[empty] for empty in np.flatnonzero(scores.support == 0)],
+        },
+    )
+    out.metrics |= facts | {"macro_f1": macro["f1"]}
+
+    table_of_classes = pd.DataFrame({"class": classes, **scores._asdict()})
+    predictions = predictions_table(test, classes, best)
+    errors = worst_errors(test, predictions, params.worst_errors)
+    out.table("leaderboard.parquet", pd.DataFrame(board))
+    out.table("classwise.parquet", table_of_classes)
+    write_csv(with_averages(table_of_classes, facts["accuracy"]), out.path("classwise.csv"))
+    out.table("confusion.parquet", confusion_table(matrix, classes))
+    out.table("confused_pairs.parquet", confused_pairs(matrix, classes))
+    out.table("reliability.parquet", pd.DataFrame(diagram._asdict()))
+    out.table("predictions.parquet", predictions)
+    out.table("errors.parquet", errors.drop(columns="row"))
+    if len(errors):
+        contact_sheet(list(pack.gather(errors["row"].to_numpy())), out.path("errors.jpg"), columns=8)
+    draw_confusion(matrix, classes, out)
+    draw_reliability(diagram, facts["ece"], out)
+    draw_f1(table_of_classes, macro["f1"], out)
+
+
+def rank(models: list[Artifact]) -> list[Artifact]:
+    """The models, best first: by validation macro F1, then validation loss, then the order given."""
+    return sorted(models, key=lambda model: (-number(model, "val_macro_f1"), number(model, "val_loss")))
+
+
+def number(model: Artifact, metric: str) -> float:
+    """A metric of a model as a number."""
+    return float(model.metrics[metric] or 0)
+
+
+def check_lineage(resample: Artifact, models: list[Artifact]) -> None:
+    """Check that the models were trained on this pack: another pack's training part may hold these test images.
+
+    Raises:
+        ParamsError: a model was trained on another pack.
+    """
+    for model in models:
+        if model.inputs["resample"] != resample.key:
+            raise ParamsError(
+                f"{model.uri} was not trained on {resample.uri}, so it may have learnt this test part. "
+                f"Give the `resample` artifact that it was trained on."
+            )
+
+
+def predict(model: Artifact, pack: Pack, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """The model's class probabilities [rows, classes] of these rows of the pack."""
+    from tasks.vision import models, training  # they import TensorFlow, which takes seconds
+
+    return training.predict(models.load(model.path("model.keras")), pack, rows, BATCH)
+
+
+def standing(
+    model: Artifact, truth: npt.NDArray[np.int32], probabilities: npt.NDArray[np.float32], *, chosen: bool
+) -> dict[str, Any]:
+    """A model's row of the leaderboard."""
+    predicted = probabilities.argmax(axis=1)
+    return {
+        "architecture": str(model.metrics["architecture"]),
+        "model": model.key,
+        **{name: number(model, name) for name in ("val_macro_f1", "val_accuracy", "val_loss")},
+        "test_macro_f1": metrics.macro(metrics.classwise(truth, predicted, probabilities.shape[1]).f1),
+        "test_accuracy": float((predicted == truth).mean()),
+        **{name: int(number(model, name)) for name in ("parameters", "epochs")},
+        "chosen": chosen,
+    }
+
+
+def predictions_table(test: pd.DataFrame, classes: list[str], probabilities: npt.NDArray[np.float32]) -> pd.DataFrame:
+    """One row a test image, sorted by key."""
+    columns: dict[str, Any] = {
+        "key": test["key"].to_numpy(),
+        "class": test["class"].to_numpy(),
+        "predicted": [classes[best] for best in probabilities.argmax(axis=1)],
+        "confidence": probabilities.max(axis=1),
+    }
+    columns |= {f"p_{at}": probabilities[:, at] for at in range(len(classes))}
+    return pd.DataFrame(columns).sort_values("key", ignore_index=True)
+
+
+def worst_errors(test: pd.DataFrame, predictions: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The errors with the highest confidence, worst first, with their row in the pack."""
+    images = predictions.merge(test[["key", "row", "label"]], on="key", validate="one_to_one")
+    probabilities = images.filter(regex=r"^p_\d+$").to_numpy()
+    images["p_true"] = probabilities[np.arange(len(images)), images["label"]]
+    errors = images[images["class"] != images["predicted"]]
+    errors = errors.sort_values(["confidence", "p_true", "key"], ascending=[False, True, True], ignore_index=True)
+    return errors[["key", "class", "predicted", "confidence", "p_true", "row"]].head(count)
+
+
+def confusion_table(matrix: metrics.Counts, classes: list[str]) -> pd.DataFrame:
+    """The matrix as a table; a column whose class shares its name with another column gets a prime."""
+    columns: dict[str, Any] = {"class": classes}
+    for at, name in enumerate(classes):
+        while name in columns:
+            name += "′"
+        columns[name] = matrix[:, at]
+    return pd.DataFrame(columns)
+
+
+def confused_pairs(matrix: metrics.Counts, classes: list[str]) -> pd.DataFrame:
+    """Every pair of a class and what its images were wrongly called, most frequent first."""
+    wrong = matrix - np.diag(np.diag(matrix))
+    rows, columns = np.nonzero(wrong)
+    pairs = pd.DataFrame(
+        {
+            "class": pd.array([classes[row] for row in rows], "str"),
+            "predicted": pd.array([classes[column] for column in columns], "str"),
+            "images": wrong[rows, columns],
+            "share": wrong[rows, columns] / matrix.sum(axis=1)[rows],
+        }
+    )
+    order = ["images", "share", "class", "predicted"]
+    return pairs.sort_values(order, ascending=[False, False, True, True], ignore_index=True)
+
+
+def with_averages(table: pd.DataFrame, accuracy: float) -> pd.DataFrame:
+    """The table as text with four decimals, and below it the macro averages and the accuracy over all images."""
+    scores = ["precision", "recall", "f1", "accuracy"]
+    means: dict[str, Any] = {"class": "macro average", "support": table["support"].sum(), **table[scores].mean()}
+    overall: dict[str, Any] = {"class": "all images", "support": table["support"].sum(), "accuracy": accuracy}
+    table = pd.concat([table, pd.DataFrame([means, overall])], ignore_index=True)
+    table[scores] = table[scores].map(lambda score: "–" if np.isnan(score) else f"{score:.4f}")
+    return table
+
+
+def draw_confusion(matrix: metrics.Counts, classes: list[str], out: Output) -> None:
+    """Rows are true classes, columns predictions; the colour is the share of the row."""
+    count = len(classes)
+    size, font = (0.42, 8) if count <= CELLS_WITH_COUNTS else (0.16, 6)
+    side = max(2.0, size * count)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    with figure(out.path("figures/confusion.svg"), side + 2.6, side + 1.8) as axes:
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        names = [label(name, 24) for name in classes]
+        axes.set_xticks(range(count), names, rotation=90, fontsize=font)
+        axes.set_yticks(range(count), names, fontsize=font)
+        axes.set(xlabel="predicted", ylabel="class")
+        axes.tick_params(length=0)
+        if count <= CELLS_WITH_COUNTS:
+            for row, column in np.argwhere(matrix):
+                colour = "white" if shares[row, column] > 0.6 else "black"
+                axes.text(
+                    column, row, str(matrix[row, column]), ha="center", va="center", fontsize=font - 1, color=colour
+                )
+        bar = axes.figure.colorbar(image, ax=axes, shrink=0.6, aspect=30)
+        bar.set_label("share of the class's test images")
+
+
+def draw_reliability(diagram: metrics.Reliability, ece: float, out: Output) -> None:
+    """Accuracy over confidence, and how many images are in each bin."""
+    middle, width = (diagram.bin_low + diagram.bin_high) / 2, diagram.bin_high - diagram.bin_low
+    with figure(out.path("figures/reliability.svg"), 5, 5, nrows=2, sharex=True, height_ratios=[3, 1]) as drawn:
+        axes: Any = drawn
+        axes[0].bar(middle, np.nan_to_num(diagram.accuracy), width * 0.92, color=COLOURS[0], label="accuracy")
+        axes[0].plot([0, 1], [0, 1], color=MUTED, linestyle=":", label="perfectly calibrated")
+        axes[0].set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, title=f"calibration error {ece:.3f}")
+        axes[1].bar(middle, diagram.images, width * 0.92, color=MUTED)
+        axes[1].set(xlabel="confidence", ylabel="images")
+
+
+def draw_f1(table: pd.DataFrame, macro_f1: float, out: Output) -> None:
+    """F1 of each class, the lowest on top, and the macro average."""
+    ordered = table.sort_values(["f1", "class"], na_position="first", ignore_index=True)
+    with figure(out.path("figures/f1.svg"), 7, 1.0 + 0.2 * len(ordered)) as axes:
+        axes.barh(range(len(ordered)), ordered["f1"].fillna(0), color=COLOURS[0], height=0.7)
+        axes.axvline(macro_f1, color=COLOURS[1], linestyle="--", label=f"macro average {macro_f1:.3f}")
+        for place, score in enumerate(ordered["f1"]):
+            there = not np.isnan(score)
+            text = f"{score:.3f}" if there else "– no test image"
+            axes.text(1.01 if there else 0.01, place, text, va="center", fontsize=7)
+        axes.set_yticks(range(len(ordered)), [label(name) for name in ordered["class"]], fontsize=8)
+        axes.set(xlabel="F1", xlim=(0, 1.08), ylim=(len(ordered) - 0.4, -0.6))
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))

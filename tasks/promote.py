@@ -1,0 +1,228 @@
+"""Decide whether the model that `evaluate` chose becomes the champion, the model in use for the data set.
+
+It does if it passes every check:
+  floor          its macro F1 on the test part is at least min_macro_f1
+  better         against a champion: the 90% interval of the difference in macro F1 lies above 0 (paired bootstrap).
+                 It must beat the champion, not merely equal it: a change of the model in use has a cost, and a looser
+                 rule would let a weekly stream of equal challengers walk the champion downhill on luck
+  class drop     against a champion: no class with at least 5 test images loses more F1 than max_class_drop; with fewer
+                 images a single one moves the score by more than that
+  allowed        promote is on for this run
+
+Both models are judged on the same images: this run's test part, without what the champion was trained or validated on
+(where the split was drawn anew, it would be asked about images that it has learnt). A champion of another image size
+gets the images from the data set again, at its size. Classes are matched by name; images of a class that the champion
+doesn't know count as wrong for it. A champion that can't be opened any more counts as none.
+
+A candidate that fails a check is a successful run whose verdict is HOLD. Writes
+  decision.json  verdict ("PROMOTE" | "HOLD"), candidate {model, uri, architecture, macro_f1}, champion (null or the
+                 same, its macro_f1 on the compared images), reasons [{check, passed, observed, required, message}],
+                 comparison (null or {images, candidate_macro_f1, champion_macro_f1, delta_macro_f1,
+                 interval [low, high], per_class [{class, images, champion_f1, candidate_f1, delta}]}), notes [text]
+
+The pointer to the champion moves before this artifact is committed, so a crash between the two repeats safely: a model
+that is the champion already is measured against the one that it replaced.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tasks.comparison import Rival, compare, fight
+from tasks.core import params
+from tasks.core.artifacts import Artifact, Inputs, Output
+from tasks.core.champion import Champion, move_champion, read_champion
+from tasks.core.errors import DataError, NotFound, ParamsError, StoreError
+from tasks.core.store import Store
+
+INPUTS = ("snapshot", "resample", "train*", "evaluate")
+Params = params.PromoteParams
+
+FEW = 5
+"""A class with fewer test images is too small to block a promotion."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition of a promotion and how it went."""
+
+    check: str
+    passed: bool
+    observed: str
+    required: str
+    message: str
+
+
+def observe(inputs: Inputs, params: params.PromoteParams, out: Output) -> tuple[Any, Any]:
+    """Read the champion. The one that the candidate is measured against goes into the key."""
+    pointer, etag = read_champion(out.store, dataset(inputs))
+    uri = opponent(pointer, chosen(inputs))
+    return {"champion": key_of(uri) if uri else None}, (pointer, etag)
+
+
+def run(inputs: Inputs, params: params.PromoteParams, out: Output) -> None:
+    candidate, (pointer, etag) = chosen(inputs), out.observed
+    evaluation = inputs.one("evaluate").json("evaluation.json")
+    macro_f1 = float(evaluation["macro"]["f1"])
+    rival, opened = open_rival(out.store, opponent(pointer, candidate))
+    checks = [check_floor(macro_f1, params.min_macro_f1), check_allowed(params.promote), opened]
+    comparison, champion_macro_f1, notes = None, None, []
+    if rival:
+        duel = fight(inputs, rival)
+        notes = duel.notes
+        if len(duel.truth):
+            comparison = compare(duel, inputs.one("resample").json("classes.json"), params)
+            champion_macro_f1 = float(comparison["champion_macro_f1"])
+            checks += [check_better(comparison), check_drop(comparison["per_class"], params.max_class_drop)]
+        else:
+            checks.append(no_images())
+    verdict = "PROMOTE" if all(check.passed for check in checks) else "HOLD"
+    for check in checks:
+        out.log(f"{'passed' if check.passed else 'FAILED'}  {check.check}: {check.message}")
+    if verdict == "PROMOTE":
+        since = str(inputs.one("evaluate").manifest["made_at"])
+        put_in_use(out.store, dataset(inputs), candidate, pointer, etag, since)
+
+    out.json(
+        "decision.json",
+        {
+            "verdict": verdict,
+            "candidate": facts(candidate, macro_f1),
+            "champion": facts(rival.artifact, champion_macro_f1) if rival else None,
+            "reasons": [asdict(check) for check in checks],
+            "comparison": comparison,
+            "notes": notes,
+        },
+    )
+    out.metrics |= {
+        "verdict": verdict,
+        "images": int(evaluation["images"]),
+        "macro_f1": macro_f1,
+        "champion_macro_f1": champion_macro_f1,
+        "delta": comparison["delta_macro_f1"] if comparison else None,
+    }
+
+
+def dataset(inputs: Inputs) -> str:
+    """The data set whose champion it is."""
+    return str(inputs.one("snapshot").json("snapshot.json")["dataset"])
+
+
+def chosen(inputs: Inputs) -> Artifact:
+    """The model that `evaluate` chose.
+
+    Raises:
+        ParamsError: `evaluate` judged other models, or another pack, than the ones given.
+    """
+    evaluate, resample = inputs.one("evaluate"), inputs.one("resample")
+    if evaluate.inputs["resample"] != resample.key:
+        raise ParamsError(f"{evaluate.uri} judged on another test part than that of {resample.uri}.")
+    for model in inputs.many("train"):
+        if model.key == evaluate.metrics["model"]:
+            return model
+    raise ParamsError(f"{evaluate.uri} chose a model that is not among the `train` artifacts given.")
+
+
+def key_of(uri: str) -> str:
+    """The key of the artifact at a URI: it stays the same where the store was moved."""
+    return uri.rpartition("/")[2]
+
+
+def opponent(pointer: Champion | None, candidate: Artifact) -> str | None:
+    """URI of the model to beat: the champion, or where the candidate is that already, the one it replaced."""
+    if pointer is None:
+        return None
+    return pointer.previous if key_of(pointer.model) == candidate.key else pointer.model
+
+
+def open_rival(store: Store, uri: str | None) -> tuple[Rival | None, Check]:
+    """The champion, if there is one that can be opened, and what is to be said of that."""
+    required = "none, or one that can be opened"
+    if uri is None:
+        return None, Check("champion", True, "none", required, "There is no champion yet: the floor alone decides.")
+    try:
+        rival = Rival.open(store, uri)
+    except (DataError, NotFound, ParamsError) as error:
+        message = f"The champion can't be opened and counts as none: the floor alone decides. {error}"
+        return None, Check("champion", True, "can't be opened", required, message)
+    return rival, Check("champion", True, rival.artifact.key, required, f"Measured against the champion {uri}.")
+
+
+def check_floor(macro_f1: float, floor: float) -> Check:
+    """Whether the candidate is good enough at all."""
+    passed = macro_f1 >= floor
+    message = (
+        f"Macro F1 on the test part is {macro_f1:.4f}, {'at least' if passed else 'below'} the floor of {floor:g}."
+    )
+    return Check("floor", passed, f"{macro_f1:.4f}", f"at least {floor:g}", message)
+
+
+def check_allowed(promote: bool) -> Check:
+    """Whether this run may move the champion."""
+    message = "Promotion is on for this run." if promote else "Promotion is off for this run (promote = false)."
+    return Check("allowed", promote, "on" if promote else "off", "on", message)
+
+
+def check_better(comparison: dict[str, Any]) -> Check:
+    """Whether the candidate beats the champion."""
+    delta, (low, high) = comparison["delta_macro_f1"], comparison["interval"]
+    passed = low > 0
+    found = f"{delta:+.4f}, 90% interval {low:+.4f} to {high:+.4f}"
+    message = (
+        f"Macro F1 {comparison['candidate_macro_f1']:.4f} against the champion's {comparison['champion_macro_f1']:.4f} "
+        f"on the same {comparison['images']} test images: {found}. "
+        f"{'The candidate is better' if passed else 'That does not show that the candidate is better'}."
+    )
+    return Check("better", passed, found, "interval above 0", message)
+
+
+def check_drop(per_class: list[dict[str, Any]], allowed: float) -> Check:
+    """Whether no class pays for it."""
+    judged = [row for row in per_class if row["images"] >= FEW]
+    # F1 of .85 and .80 differ by a little more than .05 in binary arithmetic
+    lost = sorted((row for row in judged if row["delta"] < -allowed - 1e-9), key=lambda row: float(row["delta"]))
+    worst = min((row["delta"] for row in judged), default=0.0)
+    names = ", ".join(f"{row['class']} {row['champion_f1']:.3f} to {row['candidate_f1']:.3f}" for row in lost)
+    message = f"Of the {len(judged)} classes with at least {FEW} test images " + (
+        f"these lose more than {allowed:g} F1: {names}." if lost else f"none loses more than {allowed:g} F1."
+    )
+    return Check("class drop", not lost, f"largest loss {max(0.0, -worst):.4f}", f"at most {allowed:g}", message)
+
+
+def no_images() -> Check:
+    """What to say where nothing is left to compare by."""
+    message = (
+        "There is no test image by which both models can be judged: the champion was trained on all of them, or they "
+        "are gone from the data set. Keep the seed and the shares of the split, or add images."
+    )
+    return Check("same images", False, "0", "at least 1", message)
+
+
+def facts(model: Artifact, macro_f1: float | None) -> dict[str, Any]:
+    """A model as the decision names it."""
+    return {
+        "model": model.key,
+        "uri": model.uri,
+        "architecture": model.metrics["architecture"],
+        "macro_f1": macro_f1,
+    }
+
+
+def put_in_use(
+    store: Store, name: str, candidate: Artifact, pointer: Champion | None, etag: str | None, since: str
+) -> None:
+    """Make the candidate the champion of a data set, unless it is already.
+
+    Raises:
+        StoreError: another run moved the pointer since it was read. A retry measures against the new champion.
+    """
+    if pointer and key_of(pointer.model) == candidate.key:
+        return
+    champion = Champion(candidate.uri, previous=pointer.model if pointer else None, since=since)
+    if move_champion(store, name, champion, etag):
+        return
+    now, _ = read_champion(store, name)
+    if now is None or key_of(now.model) != candidate.key:
+        raise StoreError(
+            f"Another run changed the champion meanwhile, to {now.model if now else 'none'}. Run again: the candidate "
+            f"is then measured against that."
+        )

@@ -1,0 +1,267 @@
+"""Write the run's report: one HTML file that needs nothing else, the verdict first.
+
+Reads the artifacts of all other steps. Writes report.html: no script and no request to anywhere (its content security
+policy forbids both), so it can be mailed, archived or opened from a private bucket. Whatever comes from the data set is
+escaped; figures are images, never markup. Templates: `templates/report.html.j2` and what it includes.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from tasks.core import params as all_params
+from tasks.core.artifacts import Artifact, Inputs, Output
+from tasks.core.figures import label
+from tasks.core.ledger import VERDICTS
+from tasks.core.params import ReportParams
+from tasks.core.step import NAMES
+from tasks.page import Pictures, is_missing, render
+
+INPUTS = ("snapshot", "validate", "eda", "cluster", "resample", "train*", "evaluate", "promote")
+RESOURCES = (
+    "templates/report.html.j2",
+    "templates/report.css",
+    "templates/report_macros.html.j2",
+    "templates/report_results.html.j2",
+    "templates/report_data.html.j2",
+    "templates/report_run.html.j2",
+)
+Params = ReportParams
+
+#: Pictures beyond this many bytes are named, not embedded: a page of 20 classes stays below 8 MB.
+PICTURE_BYTES = 5_500_000
+
+#: What makes a class one that needs data.
+F1_BELOW_MACRO, FEW_TEST_IMAGES, MANY_PHOTOS = 0.05, 10, 0.2
+
+Rows = list[dict[str, Any]]
+
+
+def run(inputs: Inputs, params: ReportParams, out: Output) -> None:
+    """Write report.html.
+
+    Args:
+        inputs: the run's artifacts.
+        params: none.
+        out: where to write; its metrics repeat the verdict and the macro F1.
+    """
+    pictures = Pictures(PICTURE_BYTES)
+    decision = inputs.one("promote").json("decision.json")
+    page = {
+        "decision": decision,
+        "reasons": sorted(decision["reasons"], key=lambda reason: bool(reason["passed"])),
+        "changes": changes(decision),
+        **_results(inputs, pictures),
+        **_photographs(inputs.one("cluster"), pictures),
+        **_data(inputs, pictures),
+        **_balance(inputs.one("resample")),
+        **_made(inputs),
+    }
+    html = render("report.html.j2", page)
+    out.text("report.html", html)
+    out.metrics |= {
+        "verdict": decision["verdict"],
+        "macro_f1": page["evaluation"]["macro"]["f1"],
+        "bytes": len(html.encode()),
+    }
+    out.log(f"Wrote the report: {len(html.encode()) / 1e6:.1f} MB.")
+
+
+def changes(decision: dict[str, Any]) -> Rows:
+    """F1 by class against the champion, largest loss first; `size` is the change relative to the largest of all."""
+    rows = (decision["comparison"] or {}).get("per_class", [])
+    largest = max((abs(row["delta"]) for row in rows if not is_missing(row["delta"])), default=0) or 1
+    known = [row | {"size": 0 if is_missing(row["delta"]) else abs(row["delta"]) / largest} for row in rows]
+    return sorted(known, key=lambda row: (is_missing(row["delta"]), row["delta"] or 0, row["class"]))
+
+
+def in_need(
+    classwise: pd.DataFrame, counts: pd.DataFrame, photos: pd.DataFrame, pairs: pd.DataFrame, min_per_class: int
+) -> Rows:
+    """The classes that more or better images would help, the neediest first, each with what to do.
+
+    A class is in need where it has fewer training images than `min_per_class`, an F1 more than 0.05 below the macro
+    average, fewer than 10 test images, or photographs for a fifth of its images or more.
+    """
+    macro = classwise["f1"].mean()
+    shares = dict(zip(photos["class"], photos["photo_share"], strict=True))
+    taken_for = {row["class"]: row for row in reversed(_rows(pairs.sort_values("images", ascending=False)))}
+    scores = classwise.set_index("class")["f1"]
+    found: Rows = []
+    for row in _rows(counts):
+        name, advice = row["class"], []
+        f1, share = float(scores.get(name, math.nan)), float(shares.get(name, 0))
+        if row["train"] < min_per_class:
+            missing, times = min_per_class - row["train"], row["train_drawn"] / max(1, row["train"])
+            until = f" Until then each is shown {times:.2g} times an epoch." if times >= 1.5 else ""
+            advice.append(f"Collect about {missing:,} more images.{until}")
+        if f1 < macro - F1_BELOW_MACRO:
+            pair = taken_for.get(name)
+            mostly = pair and f" Most often taken for “{label(pair['predicted'])}” ({pair['images']} of them)."
+            advice.append(
+                f"F1 is {macro - f1:.2f} below the average: look at its labels and its worst errors.{mostly or ''}"
+            )
+        if row["test"] < FEW_TEST_IMAGES:
+            advice.append(f"Only {row['test']:,} test images: its F1 says little before there are more.")
+        if share >= MANY_PHOTOS:
+            advice.append(f"{100 * share:.0f} % photographs: find out where they come from, and ask for illustrations.")
+        if advice:
+            found.append({**row, "f1": f1, "photo_share": share, "advice": advice})
+    return sorted(found, key=lambda row: (-len(row["advice"]), is_missing(row["f1"]), row["f1"], row["class"]))
+
+
+def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
+    evaluate, resample = inputs.one("evaluate"), inputs.one("resample")
+    evaluation = evaluate.json("evaluation.json")
+    classwise, pairs = evaluate.table("classwise.parquet"), evaluate.table("confused_pairs.parquet")
+    counts, photos = resample.table("counts.parquet"), inputs.one("cluster").table("classes.parquet")
+    min_per_class = int(resample.params.get("min_per_class", 0))
+    figures = [
+        ("figures/f1.svg", "F1 by class", ""),
+        ("figures/reliability.svg", "Reliability", "How often the model is right when it says that it is so sure."),
+        ("figures/confusion.svg", "Confusion", "Rows: the class an image has. Columns: the class it was given."),
+    ]
+    trained = sorted(inputs.many("train"), key=lambda model: (model.key != evaluation["model"], _model_name(model)))
+    return {
+        "evaluation": evaluation,
+        "classwise": _rows(classwise),
+        "pairs": _rows(pairs.head(12)),
+        "need": in_need(classwise, counts, photos, pairs, min_per_class),
+        "min_per_class": min_per_class,
+        "figures": [shown for figure in figures if (shown := pictures.of(evaluate, *figure))],
+        "gallery": pictures.of(evaluate, "errors.jpg", "Worst errors", "Wrong, and most sure of it, first."),
+        "errors": _rows(evaluate.table("errors.parquet")) if evaluate.has("errors.parquet") else [],
+        "leaderboard": _rows(evaluate.table("leaderboard.parquet")),
+        "models": [
+            {
+                "name": _model_name(model),
+                "chosen": model.key == evaluation["model"],
+                "metrics": model.metrics,
+                "uri": model.uri,
+                "curves": pictures.of(model, "curves.svg", f"Learning curves: {_model_name(model)}"),
+                "batch": pictures.of(model, "train_batch.jpg", "What the network sees", "Augmented training images."),
+            }
+            for model in trained
+        ],
+    }
+
+
+def _rows(table: pd.DataFrame) -> Rows:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _model_name(model: Artifact) -> str:
+    fold = model.params.get("fold")
+    return f"{model.params['architecture']}" + ("" if fold is None else f", fold {fold}")
+
+
+def _photographs(cluster: Artifact, pictures: Pictures) -> dict[str, Any]:
+    titles = {"photo": "left out as photographs", "borderline": "borderline"}
+    sheets = [
+        pictures.of(cluster, sheet["file"], f"{sheet['class']}: {titles.get(sheet['kind'], sheet['kind'])}")
+        for sheet in cluster.json("sheets.json")
+    ]
+    classes = cluster.table("classes.parquet").sort_values(["photo_share", "class"], ascending=[False, True])
+    return {
+        "photo_classes": _rows(classes),
+        "photo_scatter": pictures.of(cluster, "figures/scatter.svg", "Illustrations and photographs apart"),
+        "photo_sheets": [sheet for sheet in sheets if sheet],
+    }
+
+
+def _data(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
+    validate, eda = inputs.one("validate"), inputs.one("eda")
+    explored = eda.json("eda.json")
+    findings = validate.json("findings.json")
+    kinds = {"exact": "Groups of the same bytes, one a row", "near": "Groups that look alike, one a row"}
+    sheets = [
+        (sheet, pictures.of(eda, sheet["file"], kinds.get(sheet["kind"], sheet["class"])))
+        for sheet in eda.json("sheets.json")
+    ]
+    return {
+        "snapshot": inputs.one("snapshot").json("snapshot.json"),
+        "findings": sorted(findings, key=lambda one: (bool(one["success"]), one["severity"] != "error")),
+        "data_docs": _where(validate, "data_docs/index.html"),
+        "eda_figures": [
+            pictures.of(eda, f"figures/{each['name']}.svg", each["title"], each["caption"])
+            for each in explored["figures"]
+        ],
+        "formats": _rows(eda.table("formats.parquet")),
+        "unreadable": _rows(eda.table("quarantined.parquet")),
+        "class_sheets": [picture for sheet, picture in sheets if sheet["kind"] == "class"],
+        "duplicate_sheets": [(sheet["groups"], picture) for sheet, picture in sheets if sheet["kind"] != "class"],
+        "exact_groups": eda.metrics["exact_groups"],
+        "near_groups": eda.metrics["near_groups"],
+    }
+
+
+def _balance(resample: Artifact) -> dict[str, Any]:
+    ledger = resample.table("ledger.parquet", ["class", "verdict"])
+    table = pd.crosstab(ledger["class"], ledger["verdict"])
+    verdicts = [name for name in VERDICTS if name in table]
+    totals = {name: int(table[name].sum()) for name in verdicts}
+    return {
+        "counts": _rows(resample.table("counts.parquet")),
+        "ledger": [{"class": name, **row} for name, row in table[verdicts].to_dict("index").items()],
+        "ledger_totals": totals,
+        "ledger_images": len(ledger),
+        "verdicts": {name: VERDICTS[name] for name in verdicts},
+        "ledger_uri": _where(resample, "ledger.csv"),
+        "used": totals.get("kept", 0),
+    }
+
+
+def _where(artifact: Artifact, name: str) -> str:
+    return f"{artifact.store.uri}/{artifact.key_of(name)}" if artifact.has(name) else ""
+
+
+def lineage(artifacts: Iterable[Artifact]) -> list[Artifact]:
+    """These artifacts and all that they were made from, in the order of the workflow."""
+    waiting, known = list(artifacts), dict[str, Artifact]()
+    while waiting:
+        artifact = waiting.pop()
+        if artifact.key in known:
+            continue
+        known[artifact.key] = artifact
+        for step, keys in artifact.inputs.items():
+            found = (Artifact.find(artifact.store, step, key) for key in ([keys] if isinstance(keys, str) else keys))
+            waiting.extend(made_from for made_from in found if made_from is not None)
+    return sorted(known.values(), key=lambda artifact: (NAMES.index(artifact.step), artifact.key))
+
+
+def _made(inputs: Inputs) -> dict[str, Any]:
+    """What the run was made with: params, artifacts, seconds, versions."""
+    artifacts = lineage(artifact for group in inputs.artifacts.values() for artifact in group)
+    values: dict[str, list[str]] = {}
+    versions: dict[str, list[str]] = {}
+    for artifact in artifacts:
+        for table, pairs in ((values, artifact.params), (versions, artifact.manifest["made_by"])):
+            for name, value in pairs.items():
+                text = "–" if value in ("", None) else str(value)
+                if text not in table.setdefault(name, []):
+                    table[name].append(text)
+    fields = all_params.ScanParams.model_fields | all_params.TrainParams.model_fields | all_params.Params.model_fields
+    longest = max(artifact.seconds for artifact in artifacts) or 1
+    return {
+        "params": [
+            {"name": name, "values": found, "text": (fields[name].description or "") if name in fields else ""}
+            for name, found in sorted(values.items())
+        ],
+        "versions": sorted(versions.items()),
+        "artifacts": [
+            {
+                "step": artifact.step,
+                "key": artifact.key,
+                "seconds": artifact.seconds,
+                "size": artifact.seconds / longest,
+                "made_at": artifact.manifest["made_at"],
+                "code": artifact.manifest["code"],
+                "metrics": artifact.metrics,
+            }
+            for artifact in artifacts
+        ],
+        "seconds": sum(artifact.seconds for artifact in artifacts),
+        "store": inputs.one("promote").store.uri,
+    }

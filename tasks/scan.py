@@ -1,0 +1,312 @@
+"""Look at every image of the snapshot once, and write down all that the later steps want to know of it.
+
+Each file is read and decoded a single time for its size, hashes, colours, features and thumbnail. An image that can't
+be opened is a row like any other, with the reason. What was seen is remembered by each object's identity (data set,
+key, version or ETag, size), so the next run decodes only what is new. A large snapshot is scanned in shards: the images
+whose key's SHA-256 leaves the remainder `shard` when it is divided by `shards`.
+
+Writes, sorted by key:
+    scan.parquet        the snapshot's columns and status, error, note, width, height, format, mode, frames,
+                        orientation, has_alpha, sha256, phash, brightness, sharpness, hue, lightness, saturation
+    features.parquet    key and the features of `vision/features.py`; readable images only
+    thumbnails.parquet  key and jpeg (longest side 112 pixels); readable images only
+"""
+
+import hashlib
+import io
+import math
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.core import params
+from tasks.core.artifacts import Inputs, Output, canonical
+from tasks.core.errors import DataError, NotFound, StoreError
+from tasks.core.settings import settings
+from tasks.core.step import code_digest
+from tasks.core.store import Store, open_store
+from tasks.vision.features import FEATURE_NAMES, FEATURE_SIZE, describe
+from tasks.vision.images import Pixels, open_image, perceptual_hash, shrink, thumbnail_jpeg
+
+INPUTS = ("snapshot",)
+Params = params.ScanParams
+
+THUMBNAIL_SIDE = 112  # pixels
+LOG_SECONDS = 10
+GONE, CHANGED = LOST = ("gone since the snapshot", "changed since the snapshot")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An image of the snapshot, to be looked at."""
+
+    key: str
+    bytes: int
+    etag: str
+    version: str | None
+    modified: datetime
+    identity: str  # by which its row is remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one look at an image tells. Fields are columns of scan.parquet, except the last two."""
+
+    status: str  # "ok" or "unreadable"
+    error: str  # why it is unreadable
+    note: str = ""
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    mode: str = ""
+    frames: int = 0
+    orientation: int = 1
+    has_alpha: bool = False
+    sha256: str = ""
+    phash: str = ""
+    brightness: float = 0.0
+    sharpness: float = 0.0
+    hue: float = 0.0
+    lightness: float = 0.0
+    saturation: float = 0.0
+    features: bytes = b""  # float32 [len(FEATURE_NAMES)]
+    jpeg: bytes = b""
+
+
+#: Types of the columns that a row adds to the snapshot's.
+COLUMNS = {
+    "status": "str", "error": "str", "note": "str", "width": "int32", "height": "int32", "format": "str",
+    "mode": "str", "frames": "int32", "orientation": "int8", "has_alpha": "bool", "sha256": "str", "phash": "str",
+    "brightness": "float32", "sharpness": "float32", "hue": "float32", "lightness": "float32", "saturation": "float32",
+}  # fmt: skip
+
+
+def run(inputs: Inputs, params: Params, out: Output) -> None:
+    """Scan one shard of the snapshot.
+
+    Raises:
+        StoreError: the data set or the artifact store can't be read or written; or a tenth of the images is gone.
+    """
+    snapshot = inputs.one("snapshot")
+    dataset = open_store(snapshot.json("snapshot.json")["dataset"])
+    images = snapshot.table("images.parquet")
+    images = images[in_shard(images["key"], params.shard, params.shards)].reset_index(drop=True)
+    listed = list(_listed(images, dataset.uri, params.max_megapixels))
+    memory = Memory(out, params)
+    rows = memory.recall({each.identity for each in listed})
+    remembered = len(rows)
+
+    new = [each for each in listed if each.identity not in rows]
+    found = {each.identity: row for each, row in zip(new, _look_at_all(dataset, new, params, out), strict=True)}
+    rows |= found
+    lost = [each.key for each in new if found[each.identity].error in LOST]
+    if len(lost) > max(10, len(listed) / 10):
+        raise StoreError(
+            f"{len(lost):,} of {len(listed):,} images are gone or were changed since the snapshot, such as "
+            f"{lost[0]!r}. If {dataset.uri} is whole and at rest, run again with a new snapshot."
+        )
+    memory.keep({identity: row for identity, row in found.items() if row.error not in LOST})
+
+    seen = [rows[each.identity] for each in listed]
+    out.table("scan.parquet", _scan_table(images, seen))
+    readable = [index for index, row in enumerate(seen) if row.status == "ok"]
+    keys = images["key"].iloc[readable].reset_index(drop=True)
+    out.table("features.parquet", _feature_table(keys, [seen[index].features for index in readable]))
+    out.table("thumbnails.parquet", pd.DataFrame({"key": keys, "jpeg": [seen[i].jpeg for i in readable]}))
+    out.metrics |= {
+        "images": len(seen),
+        "unreadable": len(seen) - len(readable),
+        "decoded": len(new),
+        "remembered": remembered,
+    }
+
+
+def look(data: bytes, max_pixels: int) -> Row:
+    """Decode a file and describe what is seen; never raises for what the file holds."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        image = open_image(data, max_pixels=max_pixels, min_side=FEATURE_SIZE)
+    except DataError as error:
+        return Row("unreadable", str(error), sha256=sha256)
+    small = shrink(image.pixels, FEATURE_SIZE)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    hue, lightness, saturation = mean_colour(small)
+    return Row(
+        status="ok",
+        error="",
+        note=image.note,
+        width=image.width,
+        height=image.height,
+        format=image.format,
+        mode=image.mode,
+        frames=image.frames,
+        orientation=image.orientation,
+        has_alpha=image.has_alpha,
+        sha256=sha256,
+        phash=perceptual_hash(image.pixels),
+        brightness=float(grey.mean()),
+        sharpness=float(cv2.Laplacian(grey, cv2.CV_32F).var()),
+        hue=hue,
+        lightness=lightness,
+        saturation=saturation,
+        features=describe(small).tobytes(),
+        jpeg=thumbnail_jpeg(image.pixels, THUMBNAIL_SIDE),
+    )
+
+
+def mean_colour(rgb: Pixels) -> tuple[float, float, float]:
+    """Mean hue in degrees (circular, weighted by chroma: a grey pixel has no hue), lightness and saturation in 0..1."""
+    hue, lightness, saturation = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2HLS_FULL))
+    chroma = saturation * (1 - np.abs(lightness / 127.5 - 1))
+    weights = np.bincount(hue.ravel(), chroma.ravel(), minlength=256)
+    centre = weights @ np.exp(2j * np.pi * np.arange(256) / 256)
+    return float(np.degrees(np.angle(centre)) % 360), float(lightness.mean() / 255), float(saturation.mean() / 255)
+
+
+def in_shard(keys: Iterable[str], shard: int, shards: int) -> list[bool]:
+    """Which keys belong to this shard. A key's shard does not depend on the other keys."""
+    return [int.from_bytes(hashlib.sha256(key.encode()).digest()) % shards == shard for key in keys]
+
+
+def max_bytes(params: Params) -> int:
+    """More bytes than any sensible file with the allowed number of pixels: 8 for each, and some for what is beside."""
+    return int(params.max_megapixels * 8e6) + (16 << 20)
+
+
+def _listed(images: pd.DataFrame, dataset: str, max_megapixels: float) -> Iterator[Listed]:
+    columns = [images[name] for name in ("key", "bytes", "etag", "version", "modified")]
+    for key, size, etag, version, modified in zip(*columns, strict=True):
+        version = version if isinstance(version, str) else None
+        # The limit decides about an image as its content does.
+        known_by = canonical([dataset, key, version or etag, size, max_megapixels])
+        identity = hashlib.sha256(known_by).hexdigest()[:32]
+        yield Listed(key, size, etag, version, modified.to_pydatetime(), identity)
+
+
+def _look_at_all(store: Store, listed: Collection[Listed], params: Params, out: Output) -> Iterator[Row]:
+    """Rows of the objects, in their order, by threads: reading, hashing and decoding release the GIL."""
+    cv2.setNumThreads(1)  # each thread works on an image of its own
+    threads = settings().threads
+    readers = threads if store.local_path("") else max(16, 4 * threads)  # over a network most of the time is waiting
+    started = logged = time.monotonic()
+    rows = _mapped(lambda each: _look_at(store, each, params), listed, readers)
+    for done, row in enumerate(rows, start=1):
+        yield row
+        now = time.monotonic()
+        if now - logged >= LOG_SECONDS:
+            logged, rate = now, done / (now - started)
+            left = (len(listed) - done) / rate
+            out.log(f"scan: {done:,} of {len(listed):,} images, {rate:,.0f} images/s, {left:,.0f} s left")
+
+
+def _mapped(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """`map` in threads, at most a few items ahead of the reader, so that results don't pile up."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 4 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _look_at(store: Store, each: Listed, params: Params) -> Row:
+    if each.bytes > max_bytes(params):
+        return Row("unreadable", f"{each.bytes / 1e6:,.0f} MB, more than an image of the allowed size can have")
+    try:
+        data, same = _read(store, each)
+    except NotFound:
+        return Row("unreadable", GONE)
+    if not same or len(data) != each.bytes:
+        return Row("unreadable", CHANGED)
+    return look(data, int(params.max_megapixels * 1e6))
+
+
+def _read(store: Store, each: Listed) -> tuple[bytes, bool]:
+    """The object's bytes, and whether they are still those that the snapshot lists."""
+    if each.version:
+        return store.get(each.key, each.version), True
+    path = store.local_path(each.key)
+    if path is None:
+        data, etag = store.get_with_etag(each.key)
+        return data, etag.strip('"') == each.etag
+    data = store.get(each.key)
+    return data, abs(datetime.fromtimestamp(path.stat().st_mtime, UTC) - each.modified).total_seconds() < 1e-3
+
+
+def _scan_table(images: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
+    columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+    return pd.concat([images, pd.DataFrame(columns, index=images.index).astype(COLUMNS)], axis=1)
+
+
+def _feature_table(keys: pd.Series, features: list[bytes]) -> pd.DataFrame:
+    values = np.frombuffer(b"".join(features), np.float32).reshape(len(features), len(FEATURE_NAMES))
+    return pd.concat([keys, pd.DataFrame(values, columns=list(FEATURE_NAMES), index=keys.index)], axis=1)
+
+
+class Memory:
+    """Rows of earlier scans, in the artifact store: immutable Parquet files, each with the new rows of one scan.
+
+    A file's name holds its shard and the SHA-256 of its content. Nothing breaks where files are missing or damaged.
+    """
+
+    NAME = re.compile(r"(?P<shard>\d+)-of-(?P<shards>\d+)-(?P<sha256>[0-9a-f]{32})\.parquet")
+
+    def __init__(self, out: Output, params: Params) -> None:
+        self.store, self.log = out.store, out.log
+        self.shard, self.shards = params.shard, params.shards
+        self.folder = f"remembered/scan/{code_digest('scan')}/"
+
+    def recall(self, identities: Collection[str]) -> dict[str, Row]:
+        """The remembered rows of these objects, by identity."""
+        rows: dict[str, Row] = {}
+        wanted = pa.array(sorted(identities), pa.string())
+        for key in sorted(found.key for found in self.store.list(self.folder)):
+            name = self.NAME.fullmatch(key.removeprefix(self.folder))
+            if name is None or not self._overlaps(int(name["shard"]), int(name["shards"])):
+                continue
+            try:
+                data = self.store.get(key)
+            except NotFound:
+                continue  # removed meanwhile
+            if hashlib.sha256(data).hexdigest()[:32] != name["sha256"]:
+                self.log(f"scan: {self.store.uri}/{key} is damaged; its images are looked at again")
+                continue
+            table = pq.read_table(io.BytesIO(data))
+            table = table.filter(pc.is_in(table["identity"], wanted))
+            for identity, *values in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                rows[identity] = Row(*values)
+        return rows
+
+    def keep(self, rows: dict[str, Row]) -> None:
+        """Remember these rows, by identity."""
+        if not rows:
+            return
+        columns: dict[str, Any] = {"identity": pa.array(list(rows), pa.string())}
+        for field in fields(Row):
+            columns[field.name] = pa.array([getattr(row, field.name) for row in rows.values()])
+        buffer = io.BytesIO()
+        pq.write_table(pa.table(columns), buffer, compression="zstd")
+        data = buffer.getvalue()
+        name = f"{self.shard}-of-{self.shards}-{hashlib.sha256(data).hexdigest()[:32]}.parquet"
+        self.store.create(self.folder + name, data)
+
+    def _overlaps(self, shard: int, shards: int) -> bool:
+        """Whether that shard and this one can have an image in common (Chinese remainder theorem)."""
+        return (shard - self.shard) % math.gcd(shards, self.shards) == 0

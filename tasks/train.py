@@ -1,0 +1,183 @@
+"""Train one network on the pack, and keep the weights of the epoch with the lowest validation loss.
+
+Reads the pack of `resample`; each epoch draws a training image as often as its `copies` say, augmented anew each
+time. SGD; the learning rate is halved, and the training ended, after some epochs without a lower validation loss.
+
+Writes
+  model.keras         the network: takes pixels of 0..255, gives class probabilities
+  labels.json         the class of each output, in order
+  model.json          architecture, image size, parameters, classes, preprocessing, best epoch
+  history.csv         epoch, loss, accuracy, val_loss, val_accuracy, val_macro_f1, learning_rate
+  curves.svg          the history, drawn
+  train_batch.jpg     64 training images as the network sees them
+  validation.parquet  row, key, class, predicted and the probabilities p_0, p_1, … of the validation images
+"""
+
+import itertools
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from tasks.core import figures, params
+from tasks.core.artifacts import Artifact, Inputs, Output
+from tasks.core.errors import DataError, ParamsError
+from tasks.vision.pack import Pack
+
+if TYPE_CHECKING:
+    from tasks.vision.training import Batches
+
+INPUTS = ("resample",)
+Params = params.TrainParams
+
+SHEET = 64
+"""How many images the sheet of training images shows."""
+
+
+def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
+    resample = inputs.one("resample")
+    classes: list[str] = resample.json("classes.json")
+    table = resample.table("pack.parquet").sort_values("row")
+    train, validation = table[table["part"] == "train"], table[table["part"] == "validation"]
+    check_parts(train, validation, classes)
+    pack = open_pack(resample, table)
+    if pack.size != params.image_size:
+        raise ParamsError(
+            f"image_size is {params.image_size}, but {resample.uri} holds images of {pack.size} px. "
+            f"Give both steps the same image_size."
+        )
+
+    from tasks.vision import models, training  # they import TensorFlow, which takes seconds
+
+    training.make_deterministic()
+    model = models.build(params.architecture, pack.size, len(classes), params.seed)
+    drawn = train.loc[train.index.repeat(train["copies"])]
+    labels = drawn["label"].to_numpy()
+    balanced = training.class_weights(labels, len(classes))
+    batches = training.Batches(
+        pack,
+        drawn["row"].to_numpy(),
+        labels,
+        balanced if params.class_weights else np.ones_like(balanced),
+        batch_size=params.batch_size,
+        augmented=params.augment,
+        seed=params.seed,
+    )
+    held_out = validation["row"].to_numpy()
+    out.log(
+        f"{params.architecture}: {model.count_params():,} parameters, {pack.size} px, {len(classes)} classes, "
+        f"{len(drawn)} images an epoch, {len(held_out)} for validation"
+    )
+
+    started = time.monotonic()
+    history, best_epoch = training.fit(
+        model,
+        batches,
+        training.Validation(pack, held_out, validation["label"].to_numpy(), params.batch_size),
+        epochs=params.epochs,
+        learning_rate=params.learning_rate,
+        momentum=params.momentum,
+        plateau_patience=params.plateau_patience,
+        stop_patience=params.stop_patience,
+        log=out.log,
+    )
+    seconds = time.monotonic() - started
+
+    bare = models.build(params.architecture, pack.size, len(classes), params.seed)  # without the optimizer's state
+    bare.set_weights(model.get_weights())
+    models.save(bare, out.path("model.keras"))
+    probabilities = training.predict(model, pack, held_out, params.batch_size)
+    out.table("validation.parquet", predictions(validation, probabilities, classes))
+    out.json("labels.json", classes)
+    history.to_csv(out.path("history.csv"), index=False)
+    draw_curves(history, best_epoch, out)
+    draw_batch(batches, out)
+
+    facts = {
+        "architecture": params.architecture,
+        "parameters": model.count_params(),
+        "epochs": len(history),
+        "best_epoch": best_epoch,
+    }
+    preprocessing = "RGB pixels of 0..255, the whole image resized to a square; the network scales them itself"
+    out.json(
+        "model.json",
+        facts | {"image_size": pack.size, "classes": len(classes), "preprocessing": preprocessing},
+    )
+    best = history.loc[history["epoch"] == best_epoch].iloc[0]
+    out.metrics |= facts
+    out.metrics |= {name: float(best[name]) for name in ("val_macro_f1", "val_accuracy", "val_loss")}
+    out.metrics["images_per_second"] = round(len(drawn) * len(history) / seconds, 1)
+
+
+def check_parts(train: pd.DataFrame, validation: pd.DataFrame, classes: list[str]) -> None:
+    """Check that there is something to learn, for each class, and something to judge it by.
+
+    Raises:
+        DataError: fewer than two classes, a class without a training image, no validation image.
+    """
+    if len(classes) < 2:
+        raise DataError(
+            f"There is nothing to tell apart: the pack holds {len(classes)} class ({', '.join(classes)}). "
+            f"Add images of a second class, or see in the ledger of `resample` where they went."
+        )
+    counts = train.groupby("label")["copies"].sum()
+    absent = [name for label, name in enumerate(classes) if counts.get(label, 0) == 0]
+    if absent:
+        raise DataError(
+            f"No training image of {', '.join(absent)}. Add images, or see in the ledger of `resample` why "
+            f"theirs were left out."
+        )
+    if validation.empty:
+        raise DataError("The validation part is empty. Add images, or raise validation_share.")
+
+
+def open_pack(resample: Artifact, table: pd.DataFrame) -> Pack:
+    """The pack of a `resample` artifact, each shard checked against its hash.
+
+    Raises:
+        DataError: a shard is missing, changed, or not what the table says.
+    """
+    shards = range(int(table["shard"].max()) + 1)
+    return Pack([resample.path(f"pack/{shard:03}.npy") for shard in shards], table)
+
+
+def predictions(images: pd.DataFrame, probabilities: npt.NDArray[np.float32], classes: list[str]) -> pd.DataFrame:
+    """One row an image: row, key, class, predicted, p_0, p_1, …"""
+    frame = images[["row", "key", "class"]].reset_index(drop=True)
+    frame["predicted"] = [classes[label] for label in probabilities.argmax(axis=1)]
+    columns = [f"p_{label}" for label in range(len(classes))]
+    return pd.concat([frame, pd.DataFrame(probabilities, columns=columns)], axis=1).sort_values(
+        "key", ignore_index=True
+    )
+
+
+def draw_curves(history: pd.DataFrame, best_epoch: int, out: Output) -> None:
+    """Loss on the left, accuracy and macro F1 on the right, the best epoch marked."""
+    names = {
+        "loss": "training",
+        "accuracy": "training accuracy",
+        "val_loss": "validation",
+        "val_accuracy": "validation accuracy",
+        "val_macro_f1": "validation macro F1",
+    }
+    panels = {"loss": ("loss", "val_loss"), "score": ("accuracy", "val_accuracy", "val_macro_f1")}
+    marker = "o" if len(history) == 1 else None
+    with figures.figure(out.path("curves.svg"), 9, 3.2, ncols=2) as drawn:
+        axes: Any = drawn
+        for panel, (label, columns) in zip(axes, panels.items(), strict=True):
+            for column in columns:
+                panel.plot(history["epoch"], history[column], label=names[column], marker=marker)
+            panel.axvline(best_epoch, color=figures.MUTED, linestyle=":", label="best epoch")
+            panel.set(xlabel="epoch", ylabel=label)
+            panel.xaxis.get_major_locator().set_params(integer=True)
+            panel.legend()
+        axes[1].set_ylim(0, 1)
+
+
+def draw_batch(batches: "Batches", out: Output) -> None:
+    """A sheet of the first training images, as the network sees them."""
+    images: Any = itertools.chain.from_iterable(batches[step][0] for step in itertools.count())
+    figures.contact_sheet(list(itertools.islice(images, SHEET)), out.path("train_batch.jpg"), columns=8)

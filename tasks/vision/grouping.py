@@ -1,0 +1,203 @@
+"""The statistics that `separation.py` stands on: ranks, axes, two normals, Ward's groups.
+
+Nothing here knows of photographs. Everything is deterministic, and rows in another order give the same numbers where
+the caller has put them in `canonical_order` first.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import fastcluster
+import numpy as np
+import numpy.typing as npt
+from scipy.cluster.hierarchy import fcluster
+from scipy.special import expit, ndtri
+from scipy.stats import rankdata
+
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+
+
+def canonical_order(values: Floats) -> Rows:
+    """Rows in an order of their content, so that sums come out the same in whatever order the rows came."""
+    if not values.size:
+        return np.arange(len(values))
+    rows = np.ascontiguousarray(values + 0.0)
+    return np.argsort(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel(), kind="stable")
+
+
+def ranked_to_normal(values: Floats) -> Floats:
+    """Each feature's ranks within the data set, as the values a standard normal would have, within -3 and 3."""
+    if not values.size:
+        return values
+    return np.asarray(np.clip(ndtri((rankdata(values, axis=0) - 0.5) / len(values)), -3, 3))
+
+
+def principal_axes(ranked: Floats, count: int) -> Floats:
+    """Coordinates [n, count] on the axes of most variance; axes that there aren't are 0."""
+    if not ranked.size:
+        return np.zeros((len(ranked), count))
+    centred = ranked - ranked.mean(0)
+    _, vectors = np.linalg.eigh(centred.T @ centred)
+    vectors = vectors[:, ::-1][:, :count]
+    # An eigenvector's sign is arbitrary; its largest part is made positive.
+    vectors = vectors * np.sign(np.take_along_axis(vectors, np.abs(vectors).argmax(0, keepdims=True), 0))
+    return np.pad(centred @ vectors, ((0, 0), (0, count - vectors.shape[1])))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Two normals of one width, fitted to the scores of a class."""
+
+    low: float
+    high: float
+    deviation: float
+    share: float  # of the upper one
+    evidence: float
+
+    @property
+    def gap(self) -> float:
+        """Distance of the two means, in deviations."""
+        return (self.high - self.low) / self.deviation
+
+    def upper(self, scores: Floats) -> Floats:
+        """Probability of belonging to the upper normal."""
+        return np.asarray(
+            expit(
+                np.log(self.share / (1 - self.share))
+                + ((scores - self.low) ** 2 - (scores - self.high) ** 2) / (2 * self.deviation**2)
+            )
+        )
+
+
+def split_scores(scores: Floats, bins: int = 256, rounds: int = 200) -> Split | None:
+    """Fit two normals of one width by expectation maximisation; None where all scores are (nearly) the same.
+
+    Works on a histogram, so its time hardly depends on the number of scores.
+    """
+    variance = float(scores.var()) if len(scores) else 0.0
+    if len(scores) < 4 or variance < 1e-9:
+        return None
+    start, stop = float(scores.min()), float(scores.max())
+    width = (stop - start) / bins
+    places = np.minimum(((scores - start) / width).astype(np.intp), bins - 1)
+    shares = np.bincount(places, minlength=bins) / len(scores)
+    centres = start + (np.arange(bins) + 0.5) * width
+    likelihood, best = -np.inf, None
+    for below in (0.1, 0.5, 0.9):
+        upper = (np.arange(bins) > np.searchsorted(np.cumsum(shares), below)).astype(np.float64)
+        previous = -np.inf
+        for _ in range(rounds):
+            share = float(np.clip(shares @ upper, 1e-6, 1 - 1e-6))
+            high = float((shares * upper) @ centres / share)
+            low = float((shares * (1 - upper)) @ centres / (1 - share))
+            spread = float((shares * upper) @ (centres - high) ** 2 + (shares * (1 - upper)) @ (centres - low) ** 2)
+            spread = max(spread, 1e-3 * variance)
+            below_log = np.log(1 - share) - (centres - low) ** 2 / (2 * spread)
+            above_log = np.log(share) - (centres - high) ** 2 / (2 * spread)
+            both = np.logaddexp(below_log, above_log)
+            upper = np.exp(above_log - both)
+            reached = len(scores) * float(shares @ both - 0.5 * np.log(2 * np.pi * spread))
+            if reached - previous < 1e-3:
+                break
+            previous = reached
+        if reached > likelihood + 1e-9:
+            likelihood, best = reached, (low, high, spread, share)
+    if best is None:
+        return None
+    low, high, spread, share = best
+    single = -len(scores) / 2 * (np.log(2 * np.pi * variance) + 1)
+    evidence = 2 * (likelihood - single) - 2 * np.log(len(scores))
+    if low > high:
+        low, high, share = high, low, 1 - share
+    return Split(low, high, float(np.sqrt(spread)), share, float(evidence))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Weighted sums over rows, from which mean and scatter follow; sums of disjoint rows add up."""
+
+    images: int
+    weight: float
+    first: Floats
+    second: Floats
+
+    @classmethod
+    def of(cls, rows: Floats, weights: Floats) -> Self:
+        """Sums over the rows [n, d] with these weights [n]."""
+        weighted = rows * weights[:, None]
+        return cls(int((weights > 0).sum()), float(weights.sum()), weighted.sum(0), weighted.T @ rows)
+
+    @classmethod
+    def total(cls, parts: Iterable[Self]) -> Self | None:
+        """All together; None where there is no weight."""
+        given = [part for part in parts if part.weight > 0]
+        if not given:
+            return None
+        return cls(
+            sum(part.images for part in given),
+            sum(part.weight for part in given),
+            np.sum([part.first for part in given], axis=0),
+            np.sum([part.second for part in given], axis=0),
+        )
+
+    @property
+    def mean(self) -> Floats:
+        """Mean [d]."""
+        return self.first / self.weight
+
+    @property
+    def scatter(self) -> Floats:
+        """Covariance [d, d]."""
+        return self.second / self.weight - np.outer(self.mean, self.mean)
+
+
+def fisher_axis(upper: Sums | None, lower: Sums | None, shrinkage: float) -> tuple[Floats, float] | None:
+    """Axis [d] and offset of Fisher's linear discriminant: the lower examples' mean scores -1, the upper's +1.
+
+    The fewer upper examples there are, the more the covariance is shrunk towards a sphere. None where a side has no
+    example or the means are the same.
+    """
+    if upper is None or lower is None:
+        return None
+    within = (upper.scatter + lower.scatter) / 2
+    ridge = shrinkage * max(float(np.trace(within)), 1e-9) / upper.images
+    difference = upper.mean - lower.mean
+    axis = np.linalg.solve(within + ridge * np.eye(len(within)), difference)
+    half = float(difference @ axis) / 2
+    if half < 1e-9:
+        return None
+    return np.asarray(axis / half, np.float64), -float((upper.mean + lower.mean) @ axis) / 2 / half
+
+
+def ward_groups(space: Floats, groups: int) -> npt.NDArray[np.int32]:
+    """Ward's clustering of the rows [n, d] into at most `groups`, numbered 0, 1, ... from low to high mean of the
+    first column. Exact, in O(n) memory (Müllner 2013).
+    """
+    if len(space) < 2:
+        return np.zeros(len(space), np.int32)
+    found = fcluster(fastcluster.linkage_vector(space, method="ward"), groups, criterion="maxclust") - 1
+    means = np.bincount(found, space[:, 0]) / np.bincount(found)
+    return np.asarray(np.argsort(np.argsort(means, kind="stable"))[found], np.int32)
+
+
+def two_groups(space: Floats, start: Floats, rounds: int = 30) -> Floats:
+    """Probability [n] of the upper of two normals with one covariance, fitted from `start` [n] in 0..1.
+
+    A group that dies out leaves `start` as it was.
+    """
+    upper = start.astype(np.float64)
+    for _ in range(rounds):
+        inside, outside = float(upper.sum()), float((1 - upper).sum())
+        if min(inside, outside) < 1:
+            return start.astype(np.float64)
+        high, low = upper @ space / inside, (1 - upper) @ space / outside
+        within = (space - high).T @ ((space - high) * upper[:, None])
+        within += (space - low).T @ ((space - low) * (1 - upper)[:, None])
+        axis = np.linalg.solve(within / len(space) + 1e-3 * np.eye(space.shape[1]), high - low)
+        new = expit(space @ axis - (high + low) @ axis / 2 + np.log(inside / outside))
+        moved, upper = float(np.abs(new - upper).max()), new
+        if moved < 1e-4:
+            break
+    return np.asarray(upper)

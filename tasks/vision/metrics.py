@@ -1,0 +1,123 @@
+"""How good predictions are: scores of each class, calibration, and the difference between two models.
+
+Labels are integers from 0; a prediction of -1 is none of the classes, and always wrong.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Labels = npt.NDArray[np.integer]
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+BINS = 15
+"""Of the reliability diagram, as in Guo et al. 2017."""
+
+CHUNK = 1000
+"""Resamplings that are drawn at a time: bounds the memory."""
+
+
+class Classwise(NamedTuple):
+    """The scores of each class [classes]; precision, recall and F1 are NaN where a class has no image.
+
+    `accuracy` is one-vs-rest: the share of all images for which "of this class or not" is answered rightly,
+    (TP + TN) / N.
+    """
+
+    precision: Floats
+    recall: Floats
+    f1: Floats
+    support: Counts
+    accuracy: Floats
+
+
+class Reliability(NamedTuple):
+    """The reliability diagram [bins]: mean confidence and accuracy of the images in (low, high]; NaN where none is."""
+
+    bin_low: Floats
+    bin_high: Floats
+    confidence: Floats
+    accuracy: Floats
+    images: Counts
+
+
+def classwise(truth: Labels, predicted: Labels, classes: int) -> Classwise:
+    """The scores of each class; a class that is never predicted has precision 0, as in scikit-learn."""
+    support = np.bincount(truth, minlength=classes)
+    called = np.bincount(predicted[predicted >= 0], minlength=classes)
+    right = np.bincount(truth[truth == predicted], minlength=classes)
+    there = support > 0
+    return Classwise(
+        precision=np.where(there, right / np.maximum(called, 1), np.nan),
+        recall=np.where(there, right / np.maximum(support, 1), np.nan),
+        f1=np.where(there, 2 * right / np.maximum(support + called, 1), np.nan),
+        support=support,
+        accuracy=1 - (support + called - 2 * right) / max(len(truth), 1),
+    )
+
+
+def macro(scores: Floats) -> float:
+    """The mean over the classes that have images."""
+    return float(np.nanmean(scores))
+
+
+def confusion(truth: Labels, predicted: Labels, classes: int) -> Counts:
+    """Images of each class (rows) that were called each class (columns): [classes, classes]. No prediction is -1."""
+    return np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+def reliability(confidence: npt.NDArray[np.floating], right: npt.NDArray[np.bool_], bins: int = BINS) -> Reliability:
+    """The reliability diagram over bins of equal width (Guo et al., On Calibration of Modern Neural Networks, 2017).
+
+    Args:
+        confidence: probability of the predicted class [n], 0..1.
+        right: whether the prediction was right [n].
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.digitize(confidence, edges[1:-1], right=True)
+    images = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(place, confidence, bins) / images
+        accuracy = np.bincount(place, right, bins) / images
+    return Reliability(edges[:-1], edges[1:], mean, accuracy, images)
+
+
+def calibration_error(diagram: Reliability) -> float:
+    """Expected calibration error: the mean of |accuracy - confidence|, each bin weighed by its images."""
+    gaps = np.nan_to_num(np.abs(diagram.accuracy - diagram.confidence))
+    return float(gaps @ diagram.images / diagram.images.sum())
+
+
+def paired_bootstrap(truth: Labels, first: Labels, second: Labels, classes: int, resamplings: int, seed: int) -> Floats:
+    """Differences in macro F1, second minus first, on resamplings of the images both predicted: [resamplings].
+
+    Images are drawn within each class, with replacement, so that each resampling has every class, as often as the
+    test part has it. Both models are scored on the same images, hence paired: what is hard for both cancels out.
+    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 16.)
+    """
+    rng = np.random.default_rng(seed)
+    # An image counts only by (truth, first, second), so drawing how many of each such kind is drawing the images.
+    kinds, counts = np.unique(np.stack([truth, first, second]), axis=1, return_counts=True)
+    of_class, support = kinds[0], np.bincount(truth, minlength=classes)
+    there = np.flatnonzero(support)
+    differences = []
+    for start in range(0, resamplings, CHUNK):
+        size = min(CHUNK, resamplings - start)
+        drawn = np.empty((size, len(counts)))
+        for label in there:
+            here = of_class == label
+            drawn[:, here] = rng.multinomial(support[label], counts[here] / support[label], size)
+        differences.append(
+            _macro_f1(drawn, of_class, kinds[2], support, there) - _macro_f1(drawn, of_class, kinds[1], support, there)
+        )
+    return np.concatenate(differences)
+
+
+def _macro_f1(drawn: Floats, truth: Labels, predicted: Labels, support: Counts, there: Counts) -> Floats:
+    """Macro F1 [resamplings] where `drawn` [resamplings, kinds] says how many images of each kind there are."""
+    called = drawn @ (predicted[:, None] == there)
+    right = drawn @ ((predicted[:, None] == there) & (truth == predicted)[:, None])
+    scores: Floats = (2 * right / (support[there] + called)).mean(axis=1)
+    return scores

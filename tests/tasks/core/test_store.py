@@ -1,0 +1,213 @@
+"""Both stores, held to one contract: a folder, and S3 (moto's server; a real one under the marker `s3`)."""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tasks.core.errors import Denied, NotFound, ParamsError, StoreError
+from tasks.core.store import LocalStore, S3Store, Store, open_store
+
+ODD_KEYS = [
+    "plain.txt",
+    "with space/그림 1.png",
+    "emoji 🎨.png",
+    "quote'\"<b>.png",
+    "long/" + "x" * 200 + ".png",
+    "percent %2F.png",
+]
+
+
+@pytest.fixture(params=["folder", "s3"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "folder":
+        return open_store(tmp_path / "store")
+    return open_store(request.getfixturevalue("s3"))
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_what_is_put_is_got_and_listed(any_store: Store, key: str) -> None:
+    any_store.put(key, b"one")
+    any_store.put(key, b"two")
+
+    assert any_store.get(key) == b"two"
+    assert any_store.exists(key)
+    assert [(found.key, found.size) for found in any_store.list()] == [(key, 3)]
+
+
+def test_list_takes_a_prefix_and_gives_times_in_utc(any_store: Store) -> None:
+    for key in ("a/1", "a/2", "ab/1", "b"):
+        any_store.put(key, b"")
+
+    assert sorted(found.key for found in any_store.list("a/")) == ["a/1", "a/2"]
+    assert sorted(found.key for found in any_store.list("a")) == ["a/1", "a/2", "ab/1"]
+    age = datetime.now(UTC) - next(iter(any_store.list("b"))).modified
+    assert abs(age.total_seconds()) < 60
+
+
+def test_create_is_won_once(any_store: Store) -> None:
+    assert any_store.create("commit", b"first")
+    assert not any_store.create("commit", b"second")
+    assert any_store.create("commit", b"first"), "a repeated create of the same bytes is its own success"
+    assert any_store.get("commit") == b"first"
+
+
+def test_sixteen_racing_creates_have_one_winner(any_store: Store) -> None:
+    for round_ in range(3):
+        barrier = threading.Barrier(16)
+
+        def create(writer: int, key: str = f"race/{round_}", barrier: threading.Barrier = barrier) -> bool:
+            barrier.wait()
+            return any_store.create(key, str(writer).encode())
+
+        with ThreadPoolExecutor(16) as pool:
+            won = list(pool.map(create, range(16)))
+        assert sum(won) == 1
+        assert any_store.get(f"race/{round_}") == str(won.index(True)).encode()
+
+
+def test_replace_is_compare_and_swap(any_store: Store) -> None:
+    assert any_store.replace("pointer", b"1", None)
+    assert not any_store.replace("pointer", b"other", None)
+    _, etag = any_store.get_with_etag("pointer")
+    assert any_store.replace("pointer", b"2", etag)
+    assert not any_store.replace("pointer", b"3", etag), "the tag is of the version before"
+    assert any_store.get("pointer") == b"2"
+
+
+def test_racing_replaces_lose_no_update(any_store: Store) -> None:
+    any_store.put("counter", b"0")
+
+    def increment(_: int) -> None:
+        while True:
+            data, etag = any_store.get_with_etag("counter")
+            if any_store.replace("counter", str(int(data) + 1).encode(), etag):
+                return
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(increment, range(24)))
+    assert any_store.get("counter") == b"24"
+
+
+def test_a_replace_of_what_is_gone_is_lost(any_store: Store) -> None:
+    any_store.put("pointer", b"1")
+    _, etag = any_store.get_with_etag("pointer")
+    any_store.delete("pointer")
+    assert not any_store.replace("pointer", b"2", etag)
+    assert not any_store.exists("pointer")
+
+
+def test_files_go_up_and_down(any_store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(100_000))
+    data = source.read_bytes()
+
+    any_store.upload(source, "big/file.bin")
+    any_store.download("big/file.bin", tmp_path / "there" / "copy")
+
+    assert (tmp_path / "there" / "copy").read_bytes() == data
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["copy"]
+
+
+@pytest.mark.parametrize("act", [lambda s: s.get("no"), lambda s: s.download("no", Path("x"))], ids=["get", "download"])
+def test_what_is_not_there_is_said(
+    any_store: Store, act: Callable[[Store], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotFound, match="no"):
+        act(any_store)
+
+
+def test_delete_of_nothing_is_no_error(any_store: Store) -> None:
+    any_store.delete("nothing")
+
+
+def test_a_bucket_that_is_not_there(s3: str) -> None:
+    with pytest.raises(NotFound, match="there is no bucket 'nowhere-at-all'"):
+        list(open_store("s3://nowhere-at-all").list())
+
+
+def test_s3_keys_may_hold_dots_and_double_slashes(s3: str) -> None:
+    store = open_store(s3)
+    keys = ["a//b.png", "a/../b.png", "./c.png"]
+    for key in keys:
+        store.put(key, key.encode())
+    assert sorted(found.key for found in store.list()) == sorted(keys)
+    assert [store.get(key) for key in keys] == [key.encode() for key in keys]
+
+
+def test_a_server_that_is_not_there(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda _: None)  # botocore's pauses between its tries
+    with pytest.raises(StoreError, match="AWS_ENDPOINT_URL"):
+        open_store(s3).get("x")
+
+
+def test_no_credentials(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    with pytest.raises(Denied, match="AWS_ACCESS_KEY_ID"):
+        open_store(s3).get("x")
+
+
+@pytest.mark.s3
+def test_wrong_credentials(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(Denied, match="access denied"):
+        open_store(s3).get("x")
+
+
+def test_versions_are_told_apart_and_deleted_objects_found(s3_versioned: str) -> None:
+    store = open_store(s3_versioned)
+    assert isinstance(store, S3Store)
+    store.put("kept", b"1")
+    store.put("deleted", b"1")
+    store.delete("deleted")
+
+    now = list(store.list_as_of("", datetime.now(UTC).replace(year=2100)) or ())
+    assert [found.key for found in now] == ["kept"]
+    assert now[0].version
+    assert store.get("kept", now[0].version) == b"1"
+    assert list(store.list_as_of("", datetime(2000, 1, 1, tzinfo=UTC)) or ()) == []
+
+
+def test_without_versions_there_is_no_listing_as_of(any_store: Store) -> None:
+    assert any_store.list_as_of("", datetime.now(UTC)) is None
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/folder", "s3://"])
+def test_a_uri_that_can_not_be_opened(uri: str) -> None:
+    with pytest.raises(ParamsError, match="expected|names no bucket"):
+        open_store(uri)
+
+
+def test_a_key_can_not_leave_the_folder(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    for key in ("../outside", "/etc/passwd", "a/../../outside"):
+        with pytest.raises(ParamsError, match="leads out of"):
+            store.put(key, b"")
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "file").write_bytes(b"x")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    (tmp_path / "broken").symlink_to(tmp_path / "nothing")
+
+    assert [found.key for found in LocalStore(tmp_path).list()] == ["a/file", "b/file"]
+
+
+def test_no_temporary_file_is_left(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.put("a", b"1")
+    store.create("a", b"2")
+    store.replace("a", b"2", "stale")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "a"]

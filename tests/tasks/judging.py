@@ -1,0 +1,148 @@
+"""A small world to judge models in: plain-coloured images, and real networks that read one colour channel each.
+
+Each channel of an image names its class as a level of brightness, some of them wrongly:
+    red    right for class 0; wrong for every fourth image of the others (if there are two)
+    green  wrong for every fourth image of class 0; right for the others
+    blue   always right
+So a network that goes by blue beats one that goes by red, and one that goes by green beats it too, but for class 0.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from tasks.core.artifacts import Artifact, Output, artifact_key
+from tasks.core.step import commit
+from tasks.core.store import Store
+
+CHANNELS = {"red": 0, "green": 1, "blue": 2}
+CLASSES = ["L2_3", "b", "class", "꽃 $x$"]
+
+
+def colours(images: pd.DataFrame, classes: int) -> np.ndarray:
+    """The colour [n, 3] of each image, by its label and its number within its class."""
+    label, number = images["label"].to_numpy(), images["number"].to_numpy()
+    wrong = 1 + label % (classes - 1)
+    levels = np.stack(
+        [
+            np.where((label > 0) & (number % 4 == 0), wrong, label),
+            np.where((label == 0) & (number % 4 == 0), wrong, label),
+            label,
+        ],
+        axis=1,
+    )
+    return np.round(levels * 255 / (classes - 1)).astype(np.uint8)
+
+
+def make(
+    store: Store, step: str, files: Callable[[Output], None], tmp: Path, made_of: Any = None, **manifest: Any
+) -> Artifact:
+    """Commit an artifact that the step `step` could have made."""
+    folder = tmp / f"{step}-{len(list(tmp.iterdir()))}"
+    folder.mkdir()
+    out = Output(folder, store)
+    files(out)
+    facts = {"params": {}, "inputs": {}, "metrics": {}, "seconds": 1.0, "made_at": "2026-01-05T00:00:00+00:00"}
+    facts |= manifest
+    key = artifact_key(step, "test", facts["params"], facts["inputs"], made_of)
+    return commit(store, {"step": step, "key": key, **facts}, out)
+
+
+class World:
+    """A data set folder, its snapshot and its pack, and models trained on it."""
+
+    def __init__(
+        self, store: Store, tmp: Path, classes: list[str] = CLASSES, size: int = 16, test: int = 20, split: int = 0
+    ) -> None:
+        """Make the data.
+
+        Args:
+            size: side of the pack's images.
+            test: test images a class; as many again train, and a fourth of that validates.
+            split: another number, another split of the same images.
+        """
+        self.store, self.tmp, self.classes, self.size = (
+            store,
+            tmp / f"world-{size}-{split}-{len(classes)}",
+            classes,
+            size,
+        )
+        self.tmp.mkdir(parents=True, exist_ok=True)
+        self.dataset = tmp / "pictures"
+        parts = np.roll(["test"] * test + ["train"] * test + ["validation"] * -(-test // 4), split)
+        images = pd.DataFrame(
+            [
+                {"key": f"{name}/{number:03}.png", "class": name, "label": label, "number": number, "part": part}
+                for label, name in enumerate(classes)
+                for number, part in enumerate(parts)
+            ]
+        )
+        self.images = images.sample(frac=1, random_state=0, ignore_index=True)
+        self.colours = colours(self.images, len(classes))
+        self.snapshot = self._snapshot()
+        self.resample = self._resample()
+
+    def _snapshot(self) -> Artifact:
+        keys, digests = self.images["key"], []
+        for key, colour in zip(keys, self.colours, strict=True):
+            path = self.dataset / key
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture = np.full((20, 20, 3), colour[::-1], np.uint8)
+                picture[0, 0] = int(hashlib.sha256(key.encode()).hexdigest()[:2], 16)  # no two files alike
+                picture[0, 1] = int(hashlib.sha256(key.encode()).hexdigest()[2:4], 16)
+                path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+            digests.append(hashlib.sha256(path.read_bytes()).hexdigest())
+        self.images["sha256"] = digests
+
+        def files(out: Output) -> None:
+            table = self.images[["key", "class"]].assign(version=pd.array([None] * len(keys), "str"))
+            out.table("images.parquet", table.sort_values("key"))
+            out.json("snapshot.json", {"dataset": str(self.dataset)})
+
+        return make(self.store, "snapshot", files, self.tmp, made_of=str(self.dataset))
+
+    def _resample(self) -> Artifact:
+        table = self.images.assign(row=np.arange(len(self.images)), copies=1)
+        table["shard"], table["offset"] = table["row"] // 50, table["row"] % 50
+        pixels = np.repeat(self.colours, self.size**2, axis=0).reshape(len(table), self.size, self.size, 3)
+
+        def files(out: Output) -> None:
+            out.table("pack.parquet", table[["row", "key", "class", "label", "part", "copies", "shard", "offset"]])
+            out.table("ledger.parquet", self.images[["key", "class", "part", "sha256"]].sort_values("key"))
+            out.json("classes.json", self.classes)
+            for start in range(0, len(table), 50):
+                np.save(out.path(f"pack/{start // 50:03}.npy"), pixels[start : start + 50])
+
+        made_of = [self.size, self.classes, list(self.images["part"])]
+        return make(self.store, "resample", files, self.tmp, inputs={"snapshot": self.snapshot.key}, made_of=made_of)
+
+    def model(self, channel: str, name: str = "", classes: list[str] | None = None, **metrics: Any) -> Artifact:
+        """A `train` artifact: a network that tells the classes by one channel's level."""
+        known = self.classes if classes is None else classes
+        count, sharpness = len(self.classes), 40
+
+        def files(out: Output) -> None:
+            import keras
+
+            pixels = keras.Input((self.size, self.size, 3))
+            mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(pixels))
+            model = keras.Model(pixels, keras.layers.Dense(len(known), activation="softmax")(mean))
+            level = np.array([self.classes.index(each) if each in self.classes else 9 for each in known]) / (count - 1)
+            kernel = np.zeros((3, len(known)))
+            kernel[CHANNELS[channel]] = 2 * sharpness * level
+            model.layers[-1].set_weights([kernel, -sharpness * level**2])
+            model.save(out.path("model.keras"))
+            out.json("labels.json", known)
+
+        facts = {"architecture": f"{channel}{name}", "val_macro_f1": 0.5, "val_accuracy": 0.5, "val_loss": 1.0}
+        facts |= {"parameters": 16, "epochs": 3} | metrics
+        inputs = {"resample": self.resample.key}
+        return make(
+            self.store, "train", files, self.tmp, inputs=inputs, metrics=facts, made_of=[channel, name, known, metrics]
+        )

@@ -1,0 +1,185 @@
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from tasks.core.artifacts import Artifact
+from tasks.core.errors import DataError, ParamsError
+from tasks.core.store import LocalStore
+from tasks.vision.features import FEATURE_NAMES, describe
+
+from .artifacts_by_hand import committed, output
+from .vision.pictures import drawing, photograph
+
+Made = dict[str, Artifact | list[Artifact]]
+RunStep = Callable[..., Artifact]
+MIXED = {"L2_10": (40, 0), "L2_12": (14, 30), "L2_24": (36, 12), "작은 <b>": (1, 0)}
+
+
+@cache
+def picture(photo: bool, seed: int) -> tuple[np.ndarray, bytes]:
+    rgb = photograph(seed) if photo else drawing(seed)
+    return describe(rgb), cv2.imencode(".jpg", rgb[:, :, ::-1])[1].tobytes()
+
+
+@pytest.fixture
+def make(store: LocalStore, tmp_path: Path) -> Callable[[dict[str, tuple[int, int]]], Made]:
+    """Artifacts of `scan` (two shards) and `validate` with so many drawings and photographs in each class.
+
+    A photograph's key ends in "p.jpg". One image more of each class is quarantined.
+    """
+    folder = tmp_path / "by-hand"
+    folder.mkdir()
+
+    def made(classes: dict[str, tuple[int, int]]) -> Made:
+        rows = [
+            (
+                f"{name}/{number:03}{'p' if number >= drawings else 'd'}.jpg",
+                name,
+                number >= drawings,
+                1000 * place + number,
+            )
+            for place, (name, (drawings, photographs)) in enumerate(classes.items())
+            for number in range(drawings + photographs)
+        ]
+        rows.sort()
+        shards = []
+        for shard in (0, 1):
+            out = output(folder, store, "scan")
+            some = [(key, *picture(photo, seed)) for key, _, photo, seed in rows[shard::2]]
+            keys = [key for key, *_ in some]
+            features = pd.DataFrame([found for _, found, _ in some], columns=list(FEATURE_NAMES))
+            features.insert(0, "key", keys)
+            out.table("features.parquet", features)
+            out.table("thumbnails.parquet", pd.DataFrame({"key": keys, "jpeg": [jpeg for *_, jpeg in some]}))
+            shards.append(committed(out, "scan", shard=shard, shards=2))
+        images = pd.DataFrame({"key": [row[0] for row in rows], "class": [row[1] for row in rows], "verdict": "kept"})
+        broken = [{"key": f"{name}/broken.jpg", "class": name, "verdict": "quarantined"} for name in classes]
+        out = output(folder, store, "validate")
+        out.table("images.parquet", pd.concat([images, pd.DataFrame(broken)]).sort_values("key", ignore_index=True))
+        return {"validate": committed(out, "validate"), "scan": list(shards)}
+
+    return made
+
+
+def verdicts(artifact: Artifact) -> pd.DataFrame:
+    return artifact.table("verdicts.parquet").set_index("key")
+
+
+def test_every_kept_image_gets_its_verdict(make: Callable[..., Made], run_step: RunStep) -> None:
+    made = run_step("cluster", make(MIXED))
+    table = made.table("verdicts.parquet")
+    assert list(table) == ["key", "class", "photo_probability", "verdict", "cluster", "reasons", "decided_by"]
+    assert table["key"].is_monotonic_increasing
+    assert not table["key"].str.contains("broken").any()
+    assert (table["verdict"] == "photo").tolist() == table["key"].str.endswith("p.jpg").tolist()
+    assert set(table["decided_by"]) == {"clustering"}
+    assert (table["reasons"] != "").all()
+
+    classes = made.table("classes.parquet").set_index("class")
+    assert classes["photos"].to_dict() == {"L2_10": 0, "L2_12": 30, "L2_24": 12, "작은 <b>": 0}
+    assert classes["contaminated"].tolist() == [False, True, True, False]
+    assert classes.loc["L2_12", "photo_share"] == pytest.approx(30 / 44)
+    assert "too few" in classes.loc["작은 <b>", "note"]
+    assert made.metrics == {"images": 133, "photos": 42, "unsure": 0, "contaminated_classes": 2}
+
+
+def test_sheets_show_what_goes_and_what_is_near_the_threshold(make: Callable[..., Made], run_step: RunStep) -> None:
+    made = run_step("cluster", make(MIXED))
+    sheets = made.json("sheets.json")
+    assert [(sheet["class"], sheet["kind"], sheet["images"]) for sheet in sheets] == [
+        ("L2_12", "photo", 30), ("L2_12", "borderline", 44), ("L2_24", "photo", 12), ("L2_24", "borderline", 42),
+    ]  # fmt: skip
+    assert all(key.endswith("p.jpg") for key in sheets[0]["keys"])
+    for sheet in sheets:
+        assert len(sheet["keys"]) == sheet["images"]
+        assert cv2.imread(str(made.path(sheet["file"]))).shape[1] > 1000
+    assert made.path("figures/scatter.svg").read_text().count("<svg") == 1
+    assert len(made.table("figures/scatter.parquet")) == 133
+
+
+def test_a_person_overrules(make: Callable[..., Made], run_step: RunStep, tmp_path: Path) -> None:
+    given = make(MIXED)
+    before = run_step("cluster", given)
+    review = tmp_path / "review.csv"
+    review.write_text(
+        "key,verdict\nL2_12/020p.jpg,illustration\nL2_10/003d.jpg,photo\nL2_24/000d.jpg,illustration\n"
+        "gone.jpg,photo\nL2_10/broken.jpg,photo\n"
+    )
+    after = run_step("cluster", given, review=str(review))
+    table = verdicts(after)
+    assert table.loc["L2_12/020p.jpg", ["verdict", "decided_by"]].tolist() == ["illustration", "person"]
+    assert table.loc["L2_10/003d.jpg", ["verdict", "decided_by"]].tolist() == ["photo", "person"]
+    assert table.loc["L2_12/020p.jpg", "photo_probability"] > 0.8
+    assert "clustering said photo" in table.loc["L2_12/020p.jpg", "reasons"]
+    assert (table["decided_by"] == "person").sum() == 3
+    changed = table["verdict"] != verdicts(before)["verdict"]
+    assert changed[changed].index.tolist() == ["L2_10/003d.jpg", "L2_12/020p.jpg"]
+    assert (after.metrics["reviewed"], after.metrics["reviewed_without_image"]) == (3, 2)
+    # A class in which only a person saw a photograph shows it too.
+    assert after.table("classes.parquet").set_index("class")["contaminated"].to_dict()["L2_10"]
+    assert ["L2_10/003d.jpg"] in [sheet["keys"] for sheet in after.json("sheets.json")]
+
+
+def test_what_the_review_file_says_is_part_of_the_key(
+    make: Callable[..., Made], run_step: RunStep, tmp_path: Path
+) -> None:
+    given, review = make(MIXED), tmp_path / "review.csv"
+    review.write_text("key,verdict\nL2_12/020p.jpg,illustration\n")
+    first = run_step("cluster", given, review=str(review))
+    review.write_text("key,verdict\nL2_12/021p.jpg,illustration\n")
+    assert run_step("cluster", given, review=str(review)).key != first.key
+
+
+@pytest.mark.parametrize(
+    ("content", "error"), [(None, ParamsError), ("key,verdict\na,maybe\n", DataError)], ids=["no file", "no verdict"]
+)
+def test_a_bad_review_file_is_refused(
+    content: str | None, error: type[Exception], make: Callable[..., Made], run_step: RunStep, tmp_path: Path
+) -> None:
+    review = tmp_path / "review.csv"
+    if content is not None:
+        review.write_text(content)
+    with pytest.raises(error, match=r"review\.csv"):
+        run_step("cluster", make({"L2_3": (3, 0)}), review=str(review))
+
+
+def test_thresholds_come_last(make: Callable[..., Made], run_step: RunStep) -> None:
+    given = make(MIXED)
+    usual, strict = run_step("cluster", given), run_step("cluster", given, photo_threshold=1.0, unsure_threshold=1.0)
+    all_unsure = run_step("cluster", given, photo_threshold=1.0, unsure_threshold=0.0)
+    for other in (strict, all_unsure):
+        pd.testing.assert_series_equal(verdicts(usual)["photo_probability"], verdicts(other)["photo_probability"])
+    certain = verdicts(usual)["photo_probability"] >= 1
+    assert ((verdicts(strict)["verdict"] == "photo") == certain).all()
+    assert not (verdicts(strict)["verdict"] == "unsure").any()
+    assert ((verdicts(all_unsure)["verdict"] == "unsure") == ~certain).all()
+
+
+def test_switched_off_every_image_is_an_illustration(make: Callable[..., Made], run_step: RunStep) -> None:
+    made = run_step("cluster", make(MIXED), separate=False)
+    table = verdicts(made)
+    assert set(table["verdict"]) == {"illustration"}
+    assert not table["photo_probability"].any()
+    assert made.table("classes.parquet")["note"].str.contains("switched off").all()
+    assert made.json("sheets.json") == []
+
+
+def test_features_that_are_missing_are_an_error(make: Callable[..., Made], run_step: RunStep) -> None:
+    given = make(MIXED)
+    assert isinstance(given["scan"], list)
+    with pytest.raises(DataError, match="no features of 66 kept images, such as"):
+        run_step("cluster", given | {"scan": given["scan"][:1]})
+
+
+def test_the_same_bytes_again(make: Callable[..., Made], run_step: RunStep) -> None:
+    given = make(MIXED)
+    first = run_step("cluster", given)
+    files = {name: first.manifest["files"][name]["sha256"] for name in first.names()}
+    first.store.delete(f"{first.folder}/artifact.json")
+    again = run_step("cluster", given)
+    assert {name: again.manifest["files"][name]["sha256"] for name in again.names()} == files

@@ -1,0 +1,190 @@
+import json
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score
+
+from tasks.core.errors import DataError, ParamsError
+from tests.tasks.judging import CLASSES, World
+
+
+@pytest.fixture
+def world(store, tmp_path):
+    return World(store, tmp_path)
+
+
+@pytest.fixture
+def evaluate(run_step):
+    def run(world, *models, **params):
+        return run_step("evaluate", {"resample": world.resample, "train": list(models)}, **params)
+
+    return run
+
+
+def contents(artifact) -> dict[str, bytes]:
+    return {name: artifact.path(name).read_bytes() for name in artifact.names()}
+
+
+def test_scores_are_those_of_the_test_part(world, evaluate):
+    result = evaluate(world, world.model("red"))
+    predictions = result.table("predictions.parquet")
+    test = world.images[world.images["part"] == "test"].sort_values("key")
+    assert predictions["key"].tolist() == test["key"].tolist()
+    assert predictions["class"].tolist() == test["class"].tolist()
+    assert np.allclose(predictions.filter(regex="^p_").sum(axis=1), 1)
+
+    wrong = (test["label"] > 0) & (test["number"] % 4 == 0)
+    assert (predictions["class"] != predictions["predicted"]).tolist() == wrong.tolist()
+    evaluation = result.json("evaluation.json")
+    assert evaluation["accuracy"] == pytest.approx(1 - wrong.mean())
+    assert evaluation["macro"]["f1"] == pytest.approx(
+        f1_score(predictions["class"], predictions["predicted"], average="macro")
+    )
+    assert evaluation["classes_without_test"] == []
+    assert result.metrics["images"] == len(test)
+    assert result.metrics["macro_f1"] == evaluation["macro"]["f1"]
+
+
+def test_tables_agree_with_each_other(world, evaluate):
+    result = evaluate(world, world.model("red"))
+    predictions, classwise = result.table("predictions.parquet"), result.table("classwise.parquet")
+    confusion = result.table("confusion.parquet")
+    assert classwise["class"].tolist() == CLASSES
+    assert classwise.columns.tolist() == ["class", "precision", "recall", "f1", "support", "accuracy"]
+    assert confusion["class"].tolist() == CLASSES
+    assert confusion.columns.tolist() == ["class", "L2_3", "b", "class′", "꽃 $x$"]
+    matrix = confusion.iloc[:, 1:].to_numpy()
+    assert matrix.sum(axis=1).tolist() == classwise["support"].tolist()
+    assert (np.diag(matrix) / matrix.sum(axis=1)).tolist() == classwise["recall"].tolist()
+    pairs = result.table("confused_pairs.parquet")
+    assert pairs["images"].sum() == (predictions["class"] != predictions["predicted"]).sum()
+    assert pairs[["class", "predicted", "images", "share"]].iloc[0].tolist() == ["b", "class", 5, 0.25]
+    reliability = result.table("reliability.parquet")
+    assert len(reliability) == 15
+    assert reliability["images"].sum() == len(predictions)
+
+
+def test_classwise_csv_ends_with_the_averages(world, evaluate):
+    result = evaluate(world, world.model("red"))
+    lines = pd.read_csv(result.path("classwise.csv"), dtype=str, encoding="utf-8-sig")
+    assert lines["class"].tolist() == [*CLASSES, "macro average", "all images"]
+    macro, overall = lines.iloc[-2], lines.iloc[-1]
+    assert float(macro["f1"]) == pytest.approx(result.metrics["macro_f1"], abs=1e-4)
+    assert float(overall["accuracy"]) == pytest.approx(result.metrics["accuracy"], abs=1e-4)
+    assert overall["f1"] == "–"
+
+
+def test_the_model_is_chosen_by_validation_not_by_test(world, evaluate):
+    worse_on_test = world.model("red", val_macro_f1=0.9, val_loss=0.4)
+    better_on_test = world.model("blue", val_macro_f1=0.8, val_loss=0.1)
+    result = evaluate(world, better_on_test, worse_on_test)
+    board = result.table("leaderboard.parquet")
+    assert result.metrics["model"] == worse_on_test.key
+    assert result.json("evaluation.json")["uri"] == worse_on_test.uri
+    assert board["architecture"].tolist() == ["red", "blue"]
+    assert board["chosen"].tolist() == [True, False]
+    assert board["test_macro_f1"][1] == 1 > board["test_macro_f1"][0] == pytest.approx(result.metrics["macro_f1"])
+
+
+def test_equal_models_are_told_apart_by_validation_loss(world, evaluate):
+    models = [world.model("red", str(loss), val_macro_f1=0.9, val_loss=loss) for loss in (0.5, 0.3, 0.4)]
+    assert evaluate(world, *models).metrics["model"] == models[1].key
+
+
+def test_worst_errors(world, evaluate):
+    result = evaluate(world, world.model("red"), worst_errors=5)
+    errors = result.table("errors.parquet")
+    assert len(errors) == 5
+    assert (errors["class"] != errors["predicted"]).all()
+    assert errors["confidence"].is_monotonic_decreasing
+    assert (errors["p_true"] < errors["confidence"]).all()
+    sheet = cv2.imread(str(result.path("errors.jpg")))[:, :, ::-1]
+    row = world.images.set_index("key").index.get_loc(errors["key"][0])
+    middle = sheet[52:68, 52:68].reshape(-1, 3)  # a tile of 112 pixels, 4 from the edge, shows the 16 as they are
+    assert np.abs(np.median(middle, axis=0) - world.colours[row]).max() < 12
+
+
+@pytest.mark.parametrize(("channel", "count"), [("blue", 24), ("red", 0)], ids=["no errors", "none wanted"])
+def test_without_errors_to_show_there_is_no_sheet(world, evaluate, channel, count):
+    result = evaluate(world, world.model(channel), worst_errors=count)
+    assert result.table("errors.parquet").empty
+    assert not result.has("errors.jpg")
+
+
+def test_a_class_without_test_images_is_left_out_of_the_averages(store, tmp_path, evaluate):
+    world = World(store, tmp_path)
+    lost = (world.images["class"] == "b") & (world.images["part"] == "test")
+    world.images.loc[lost, "part"] = "train"
+    world.resample = world._resample()
+    result = evaluate(world, world.model("blue"))
+    classwise = result.table("classwise.parquet").set_index("class")
+    assert np.isnan(classwise.loc["b", "f1"])
+    assert result.metrics["macro_f1"] == 1
+    assert result.json("evaluation.json")["classes_without_test"] == ["b"]
+    assert "–" in result.path("classwise.csv").read_text("utf-8-sig").splitlines()[2]
+    assert "no test image" in result.path("figures/f1.svg").read_text()
+
+
+def test_an_empty_test_part_is_an_error(store, tmp_path, evaluate):
+    world = World(store, tmp_path, test=1)
+    world.images["part"] = "train"
+    world.resample = world._resample()
+    with pytest.raises(DataError, match=r"The test part is empty\. Add images, or raise test_share"):
+        evaluate(world, world.model("blue"))
+
+
+def test_a_model_of_another_pack_is_refused(store, tmp_path, evaluate):
+    world, other = World(store, tmp_path, test=2), World(store, tmp_path, test=2, split=1)
+    with pytest.raises(ParamsError, match="may have learnt this test part"):
+        evaluate(world, other.model("blue"))
+
+
+HOSTILE = [
+    "$\\frac{1}{0}$",
+    "a\nb\x00\x1b[31m",
+    "x" * 200,
+    '"><img src=x onerror=alert(1)>',
+    "=1+1",
+    "꽃",
+    "🌷",
+    "_",
+    " ",
+]
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [["a", "b"], HOSTILE, [f"class number {number:03}" for number in range(100)]],
+    ids=["2 classes", "hostile names", "100 classes"],
+)
+def test_figures_hold_any_classes(store, tmp_path, evaluate, classes, monkeypatch):
+    monkeypatch.setattr(World, "_snapshot", lambda _: store)  # such names are no file names
+    monkeypatch.setattr(World, "_resample", lambda _: None)
+    world = World(store, tmp_path, classes, size=4, test=3)
+    monkeypatch.undo()
+    world.images["sha256"] = ""
+    world.snapshot = type("Snapshot", (), {"key": "none"})
+    world.resample = world._resample()
+    result = evaluate(world, world.model("red"))
+    for name in ("confusion", "reliability", "f1"):
+        drawn = ElementTree.parse(result.path(f"figures/{name}.svg"))
+        texts = ["".join(text.itertext()) for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+        assert max(map(len, texts)) < 60
+        if name == "f1":
+            assert len(texts) > len(classes)
+    assert result.table("classwise.parquet")["class"].tolist() == classes
+
+
+def test_the_same_inputs_give_the_same_bytes(world, evaluate, store, tmp_path):
+    models = [world.model("red", val_macro_f1=0.9), world.model("blue")]
+    first = evaluate(world, *models)
+    before = contents(first)
+    store.delete(f"{first.folder}/artifact.json")
+    again = evaluate(world, *reversed(models))
+    assert again.key == first.key
+    assert contents(again) == before
+    assert not any(str(tmp_path).encode() in data for name, data in before.items() if name != "evaluation.json")
+    assert json.loads(before["evaluation.json"])["models"] == 2

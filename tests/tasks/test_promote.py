@@ -1,0 +1,274 @@
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+
+from tasks import promote
+from tasks.core.artifacts import Artifact
+from tasks.core.champion import Champion, move_champion, read_champion
+from tasks.core.errors import ParamsError, StoreError
+from tasks.core.step import execute
+from tests.tasks.judging import CLASSES, World
+
+
+@pytest.fixture
+def world(store, tmp_path):
+    return World(store, tmp_path)
+
+
+@pytest.fixture
+def decide(run_step):
+    """Evaluates a model and runs `promote` on it."""
+
+    def run(world: World, model: Artifact, **params) -> Artifact:
+        return run_step("promote", inputs_of(run_step, world, model), **params)
+
+    return run
+
+
+def inputs_of(run_step, world: World, model: Artifact) -> dict[str, Artifact | list[Artifact]]:
+    evaluation = run_step("evaluate", {"resample": world.resample, "train": [model]})
+    return {"snapshot": world.snapshot, "resample": world.resample, "train": [model], "evaluate": evaluation}
+
+
+def champion_of(world: World) -> Champion | None:
+    return read_champion(world.store, str(world.dataset))[0]
+
+
+def crown(world: World, model: Artifact, previous: str | None = None) -> None:
+    _, etag = read_champion(world.store, str(world.dataset))
+    assert move_champion(world.store, str(world.dataset), Champion(model.uri, previous, "2026-01-01"), etag)
+
+
+def failed(decision: Artifact) -> list[str]:
+    reasons = decision.json("decision.json")["reasons"]
+    assert all(set(reason) == {"check", "passed", "observed", "required", "message"} for reason in reasons)
+    return [reason["check"] for reason in reasons if not reason["passed"]]
+
+
+def message(decision: Artifact, check: str) -> str:
+    (found,) = [reason for reason in decision.json("decision.json")["reasons"] if reason["check"] == check]
+    return found["message"]
+
+
+def test_the_first_model_above_the_floor_is_promoted(world, decide):
+    model = world.model("red")
+    result = decide(world, model)
+    decision = result.json("decision.json")
+    assert decision["verdict"] == result.metrics["verdict"] == "PROMOTE"
+    assert decision["candidate"]["uri"] == model.uri
+    assert decision["champion"] is None
+    assert decision["comparison"] is None
+    assert "no champion yet" in message(result, "champion")
+    champion = champion_of(world)
+    assert (champion.model, champion.previous) == (model.uri, None)
+
+
+def test_a_model_below_the_floor_is_held(world, decide):
+    result = decide(world, world.model("red"), min_macro_f1=0.95)
+    assert result.metrics["verdict"] == "HOLD"
+    assert failed(result) == ["floor"]
+    assert "below the floor of 0.95" in message(result, "floor")
+    assert champion_of(world) is None
+
+
+def test_promotion_can_be_off(world, decide):
+    result = decide(world, world.model("blue"), promote=False)
+    assert failed(result) == ["allowed"]
+    assert "off for this run" in message(result, "allowed")
+    assert champion_of(world) is None
+
+
+def test_a_better_challenger_is_promoted(world, decide):
+    old, new = world.model("red"), world.model("blue")
+    crown(world, old)
+    result = decide(world, new)
+    decision = result.json("decision.json")
+    assert decision["verdict"] == "PROMOTE"
+    assert decision["champion"]["model"] == old.key
+    assert decision["notes"] == []
+    comparison = decision["comparison"]
+    assert comparison["images"] == 80
+    assert comparison["candidate_macro_f1"] == 1
+    assert comparison["delta_macro_f1"] == pytest.approx(1 - comparison["champion_macro_f1"])
+    assert 0 < comparison["interval"][0] < comparison["delta_macro_f1"] < comparison["interval"][1]
+    assert [row["class"] for row in comparison["per_class"]] == CLASSES
+    assert result.metrics["delta"] == comparison["delta_macro_f1"]
+    champion = champion_of(world)
+    assert (champion.model, champion.previous) == (new.uri, old.uri)
+
+
+@pytest.mark.parametrize("channel", ["red", "blue"], ids=["worse", "equal"])
+def test_a_challenger_that_is_not_better_is_held(world, decide, channel):
+    old = world.model("blue")
+    crown(world, old)
+    result = decide(world, world.model(channel, "challenger"))
+    assert result.metrics["verdict"] == "HOLD"
+    assert "better" in failed(result)
+    assert "does not show that the candidate is better" in message(result, "better")
+    assert champion_of(world).model == old.uri
+
+
+def test_a_class_that_loses_blocks_a_better_challenger(world, decide):
+    crown(world, world.model("red"))
+    result = decide(world, world.model("green"))
+    assert failed(result) == ["class drop"]
+    assert "L2_3" in message(result, "class drop")
+    allowed = decide(world, world.model("green"), max_class_drop=0.5)
+    assert allowed.metrics["verdict"] == "PROMOTE"
+
+
+def test_a_class_with_few_test_images_does_not_block(store, tmp_path, decide):
+    world = World(store, tmp_path)
+    few = (world.images["label"] == 0) & (world.images["part"] == "test") & (world.images["number"] >= 4)
+    world.images.loc[few, "part"] = "train"
+    world.resample = world._resample()
+    crown(world, world.model("red"))
+    result = decide(world, world.model("green"))
+    assert result.json("decision.json")["comparison"]["per_class"][0]["delta"] < -0.05
+    assert "class drop" not in failed(result)
+
+
+@pytest.mark.parametrize(
+    ("loss", "passes"), [(0.05, True), (0.051, False), (0.85 - 0.8, True)], ids=["as allowed", "more", "as in binary"]
+)
+def test_the_allowed_drop_is_inclusive(loss, passes):
+    row = {"class": "a", "images": 5, "champion_f1": 0.85, "candidate_f1": 0.85 - loss, "delta": -loss}
+    assert promote.check_drop([row], 0.05).passed is passes
+
+
+def test_a_rerun_finds_its_own_decision(world, run_step):
+    crown(world, world.model("red"))
+    inputs = inputs_of(run_step, world, world.model("blue"))
+    first = run_step("promote", inputs)
+    moved = champion_of(world)
+    again = execute(
+        "promote",
+        {name: [each.uri for each in one] if isinstance(one, list) else one.uri for name, one in inputs.items()},
+        promote.Params(),
+        world.store.uri,
+    )
+    assert again.reused
+    assert again.artifact.key == first.key
+    assert champion_of(world) == moved
+
+
+def test_a_crash_after_the_pointer_moved_repeats_safely(world, run_step):
+    old, new = world.model("red"), world.model("blue")
+    crown(world, old)
+    inputs = inputs_of(run_step, world, new)
+    first = run_step("promote", inputs)
+    decision, moved = first.path("decision.json").read_bytes(), champion_of(world)
+    world.store.delete(f"{first.folder}/artifact.json")  # as if the process had died before its commit
+    again = run_step("promote", inputs)
+    assert again.key == first.key
+    assert again.path("decision.json").read_bytes() == decision
+    assert champion_of(world) == moved == Champion(new.uri, old.uri, str(inputs["evaluate"].manifest["made_at"]))
+
+
+def test_a_champion_named_meanwhile_is_not_overwritten(world, run_step, monkeypatch):
+    """Another run promotes between this run's look at the champion and its own move."""
+    crown(world, world.model("red"))
+    inputs, other = inputs_of(run_step, world, world.model("blue")), world.model("green")
+    compare = promote.compare
+
+    def meanwhile(*arguments):
+        crown(world, other)
+        return compare(*arguments)
+
+    monkeypatch.setattr(promote, "compare", meanwhile)
+    with pytest.raises(StoreError, match=f"Another run changed the champion meanwhile, to {other.uri}"):
+        run_step("promote", inputs)
+    assert champion_of(world).model == other.uri
+    monkeypatch.undo()
+    retried = run_step("promote", inputs)
+    assert retried.json("decision.json")["champion"]["model"] == other.key
+    assert champion_of(world).previous == other.uri
+
+
+def test_two_attempts_at_the_same_promotion_agree(world):
+    model = world.model("blue")
+    promote.put_in_use(world.store, "pictures", model, None, None, "now")
+    promote.put_in_use(world.store, "pictures", model, None, None, "later")
+    assert read_champion(world.store, "pictures")[0].since == "now"
+
+
+def test_a_champion_of_another_image_size_reads_the_images_again(store, tmp_path, decide):
+    old_world, world = World(store, tmp_path, size=24), World(store, tmp_path, size=16)
+    crown(world, old_world.model("red"))
+    result = decide(world, world.model("blue"))
+    decision = result.json("decision.json")
+    assert decision["verdict"] == "PROMOTE"
+    assert any("24 px" in note for note in decision["notes"])
+    assert decision["comparison"]["images"] == 80
+    same_size = decide(world, world.model("blue", "b"), promote=False)
+    assert same_size.json("decision.json")["comparison"]["delta_macro_f1"] == 0
+    crown(world, world.model("red"))
+    here = decide(world, world.model("blue"), seed=1).json("decision.json")["comparison"]
+    assert here["champion_macro_f1"] == decision["comparison"]["champion_macro_f1"]
+
+
+def test_images_that_changed_since_are_left_out_of_the_comparison(store, tmp_path, decide):
+    old_world, world = World(store, tmp_path, size=24), World(store, tmp_path, size=16)
+    crown(world, old_world.model("red"))
+    (world.dataset / "b/000.png").unlink()
+    (world.dataset / "b/001.png").write_bytes((world.dataset / "b/002.png").read_bytes())
+    decision = decide(world, world.model("blue")).json("decision.json")
+    assert decision["comparison"]["images"] == 78
+    assert any("2 test images left out: they are gone" in note for note in decision["notes"])
+
+
+def test_a_champion_of_other_classes_is_matched_by_name(world, decide):
+    known = ["gone", *reversed(CLASSES[1:])]  # another order, one class unknown, one that is no more
+    crown(world, world.model("blue", classes=known))
+    decision = decide(world, world.model("blue")).json("decision.json")
+    by_class = {row["class"]: row for row in decision["comparison"]["per_class"]}
+    assert by_class["L2_3"]["champion_f1"] == 0
+    assert by_class["꽃 $x$"]["champion_f1"] == 1
+    assert decision["verdict"] == "PROMOTE"
+    assert any("doesn't know, wrong for it: L2_3." in note for note in decision["notes"])
+    assert any("has no more: gone." in note for note in decision["notes"])
+
+
+def test_images_that_the_champion_learnt_are_left_out(store, tmp_path, decide):
+    before, world = World(store, tmp_path, split=8), World(store, tmp_path)
+    crown(world, before.model("red"))
+    decision = decide(world, world.model("blue")).json("decision.json")
+    assert decision["comparison"]["images"] == 4 * 12
+    assert any("32 of 80 test images left out: the champion was trained on them" in note for note in decision["notes"])
+
+
+def test_with_no_image_left_to_compare_by_the_model_is_held(store, tmp_path, decide):
+    before, world = World(store, tmp_path, split=20), World(store, tmp_path)
+    crown(world, before.model("red"))
+    result = decide(world, world.model("blue"))
+    assert failed(result) == ["same images"]
+    assert result.json("decision.json")["comparison"] is None
+
+
+@pytest.mark.parametrize("damage", ["gone", "broken model", "no artifact's URI"])
+def test_a_champion_that_can_not_be_opened_counts_as_none(world, decide, damage):
+    old, new = world.model("red"), world.model("blue")
+    if damage == "gone":
+        world.store.delete(f"{old.folder}/artifact.json")
+    elif damage == "broken model":
+        world.store.put(old.key_of("model.keras"), b"no model")
+    else:
+        old = SimpleNamespace(uri="elsewhere")
+    crown(world, old)
+    result = decide(world, new)
+    assert result.metrics["verdict"] == "PROMOTE"
+    assert "can't be opened and counts as none" in message(result, "champion")
+    assert champion_of(world) == dataclasses.replace(champion_of(world), model=new.uri, previous=old.uri)
+
+
+def test_a_store_that_was_moved_still_knows_its_champion(world, decide):
+    old = world.model("red")
+    crown(world, SimpleNamespace(uri=f"/before/the/move/{old.folder}"))
+    assert decide(world, world.model("blue")).json("decision.json")["champion"]["model"] == old.key
+
+
+def test_an_evaluation_of_other_models_is_refused(world, run_step):
+    inputs = inputs_of(run_step, world, world.model("red"))
+    with pytest.raises(ParamsError, match="not among the `train` artifacts given"):
+        run_step("promote", inputs | {"train": [world.model("blue")]})

@@ -1,0 +1,204 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from tasks.core.artifacts import Artifact
+from tasks.core.errors import DataError, ParamsError
+from tasks.core.params import TrainParams
+from tasks.core.step import execute
+from tasks.core.store import LocalStore
+from tests.tasks.artifacts_by_hand import committed, output
+
+CLASSES = ["L2_3", "빨강", "<b>"]
+SIZE = 32
+
+Resampled = Callable[..., Artifact]
+
+
+def stripes(label: int, rng: np.random.Generator) -> np.ndarray:
+    """Noise over stripes: upright in class 0, level in class 1, none in class 2."""
+    wave = 90 * np.sin(np.arange(SIZE) * 0.8 + rng.uniform(0, 6))
+    pattern = [np.tile(wave, (SIZE, 1)), np.tile(wave[:, None], (1, SIZE)), np.zeros((SIZE, SIZE))][label]
+    return np.clip(128 + pattern[:, :, None] + rng.normal(0, 20, (SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
+
+
+def noise(label: int, rng: np.random.Generator) -> np.ndarray:
+    """Nothing to learn."""
+    return rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def resampled(store: LocalStore, tmp_path: Path) -> Resampled:
+    """Makes an artifact of `resample`: per class, its training images (the first drawn twice) and 8 to validate."""
+
+    def make(
+        picture: Callable[[int, np.random.Generator], np.ndarray] = stripes,
+        train: tuple[int, ...] = (30, 30, 30),
+        validation: int = 8,
+        classes: list[str] = CLASSES,
+    ) -> Artifact:
+        rng, rows, images = np.random.default_rng(0), [], []
+        for label, count in enumerate(train):
+            for number in range(count + validation):
+                images.append(picture(label, rng))
+                rows.append(
+                    {
+                        "key": f"{classes[label]}/{number:03}.png",
+                        "class": classes[label],
+                        "label": label,
+                        "part": "train" if number < count else "validation",
+                        "copies": 2 if number == 0 else 1,
+                    }
+                )
+        table = pd.DataFrame(rows)
+        table.insert(0, "row", np.arange(len(table)))
+        table["shard"], table["offset"] = table["row"] % 2, table["row"] // 2
+        folder = tmp_path / "by-hand"
+        folder.mkdir(exist_ok=True)
+        out = output(folder, store, "resample")
+        for shard in (0, 1):
+            np.save(out.path(f"pack/{shard:03}.npy"), np.stack(images[shard::2]))
+        out.table("pack.parquet", table)
+        out.json("classes.json", classes)
+        return committed(out, "resample", image_size=SIZE)
+
+    return make
+
+
+def quick(**changed: object) -> dict[str, object]:
+    """Params of a training of seconds."""
+    params = {
+        "architecture": "baseline",
+        "image_size": SIZE,
+        "epochs": 12,
+        "batch_size": 16,
+        "learning_rate": 0.02,
+        "momentum": 0.9,
+        "augment": False,
+    }
+    return params | changed
+
+
+def test_learns_to_tell_stripes_apart(resampled: Resampled, run_step, capsys):
+    trained = run_step("train", {"resample": resampled()}, **quick())
+    assert trained.metrics["val_macro_f1"] > 0.9
+    assert trained.metrics["architecture"] == "baseline"
+    assert trained.json("labels.json") == CLASSES
+
+    history = pd.read_csv(trained.path("history.csv"))
+    assert list(history) == [
+        "epoch", "loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1", "learning_rate",
+    ]  # fmt: skip
+    assert len(history) == trained.metrics["epochs"]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "epoch " in line]
+    assert len(lines) == len(history)
+    assert "at most 0.0 min left" in lines[-1]
+
+    description = trained.json("model.json")
+    assert (description["image_size"], description["classes"]) == (SIZE, 3)
+    assert description["best_epoch"] == trained.metrics["best_epoch"]
+
+    sheet = cv2.imread(str(trained.path("train_batch.jpg")))
+    assert sheet.shape[0] == sheet.shape[1]  # 8 rows of 8
+    assert "<svg" in trained.path("curves.svg").read_text()
+
+
+def test_validation_table_is_of_the_saved_model(resampled: Resampled, run_step):
+    from tasks.vision import models
+
+    resample = resampled(train=(9, 5, 5))
+    trained = run_step("train", {"resample": resample}, **quick(epochs=2))
+    table = trained.table("validation.parquet")
+    assert list(table) == ["row", "key", "class", "predicted", "p_0", "p_1", "p_2"]
+    assert table["key"].is_monotonic_increasing
+    assert len(table) == 24
+
+    model = models.load(trained.path("model.keras"))
+    shards = [np.load(resample.path(f"pack/{shard:03}.npy")) for shard in (0, 1)]
+    images = np.stack([shards[row % 2][row // 2] for row in table["row"]])
+    probabilities = np.asarray(model(images))
+    assert table[["p_0", "p_1", "p_2"]].to_numpy() == pytest.approx(probabilities, abs=1e-6)
+    assert table["predicted"].tolist() == [CLASSES[label] for label in probabilities.argmax(axis=1)]
+    assert (table["predicted"] == table["class"]).mean() == pytest.approx(trained.metrics["val_accuracy"])
+
+
+def test_one_seed_in_same_bytes_out(resampled: Resampled, tmp_path: Path):
+    resample = resampled(train=(7, 5, 5), validation=3)
+    params = TrainParams.of(quick(epochs=2, augment=True))
+    first, second = (
+        execute("train", {"resample": resample.uri}, params, str(tmp_path / store)).artifact for store in "ab"
+    )
+    for name in first.names():
+        assert first.path(name).read_bytes() == second.path(name).read_bytes(), name
+
+
+def test_other_seed_other_model(resampled: Resampled, run_step):
+    resample = resampled(train=(7, 5, 5), validation=3)
+    first, second = (run_step("train", {"resample": resample}, **quick(epochs=1, seed=seed)) for seed in (0, 1))
+    assert first.path("model.keras").read_bytes() != second.path("model.keras").read_bytes()
+
+
+def test_stops_early_and_restores_the_best_weights(resampled: Resampled, run_step):
+    trained = run_step(
+        "train",
+        {"resample": resampled(noise)},
+        **quick(epochs=60, learning_rate=0.05, plateau_patience=2, stop_patience=5),
+    )
+    history = pd.read_csv(trained.path("history.csv"))
+    best = history.loc[history["val_loss"].idxmin()]
+    assert best["epoch"] == trained.metrics["best_epoch"]
+    assert len(history) == best["epoch"] + 5 < 60
+    assert trained.metrics["val_loss"] == pytest.approx(best["val_loss"])
+    # Two epochs without a lower loss, then half the rate.
+    after = history.loc[history["epoch"] > best["epoch"], "learning_rate"].to_numpy()
+    assert after / after[0] == pytest.approx([1, 1, 0.5, 0.5, 0.25])
+
+    table = trained.table("validation.parquet")
+    true = table[["p_0", "p_1", "p_2"]].to_numpy()[np.arange(len(table)), table["class"].map(CLASSES.index)]
+    assert -np.log(true).mean() == pytest.approx(best["val_loss"], rel=1e-4)
+
+
+def test_class_weights_help_the_small_class(resampled: Resampled, run_step):
+    resample = resampled(noise, train=(40, 4, 4))
+    shares = []
+    for weighted in (True, False):
+        trained = run_step("train", {"resample": resample}, **quick(epochs=3, class_weights=weighted))
+        shares.append(trained.table("validation.parquet")["p_0"].mean())
+    # With nothing to go by, the network answers with the classes' weights: a third each, or 40 to 8.
+    assert shares[0] < 0.5 < shares[1]
+
+
+def test_a_class_without_training_images(resampled: Resampled, run_step):
+    with pytest.raises(DataError, match="No training image of 빨강"):
+        run_step("train", {"resample": resampled(train=(5, 0, 5))}, **quick())
+
+
+def test_one_class_only(resampled: Resampled, run_step):
+    with pytest.raises(DataError, match=r"nothing to tell apart: the pack holds 1 class \(L2_3\)"):
+        run_step("train", {"resample": resampled(train=(5,), classes=["L2_3"])}, **quick())
+
+
+def test_no_validation_image(resampled: Resampled, run_step):
+    with pytest.raises(DataError, match="validation part is empty"):
+        run_step("train", {"resample": resampled(train=(5, 5, 5), validation=0)}, **quick())
+
+
+def test_a_pack_of_another_size(resampled: Resampled, run_step):
+    with pytest.raises(ParamsError, match=r"image_size is 64, but .* holds images of 32 px"):
+        run_step("train", {"resample": resampled()}, **quick(image_size=64))
+
+
+def test_a_missing_shard(resampled: Resampled, run_step):
+    resample = resampled()
+    resample.path("pack/001.npy").unlink()
+    with pytest.raises(DataError, match=r"pack/001\.npy .* is missing or was changed"):
+        run_step("train", {"resample": resample}, **quick())
+
+
+def test_a_training_that_diverges(resampled: Resampled, run_step):
+    with pytest.raises(ParamsError, match=r"no longer a number in epoch \d+, at the learning rate .* 1\."):
+        run_step("train", {"resample": resampled(noise)}, **quick(learning_rate=10, momentum=0.999))

@@ -1,0 +1,168 @@
+from functools import cache
+
+import numpy as np
+import pytest
+
+from tasks.vision.features import FEATURE_NAMES, describe
+from tasks.vision.grouping import fisher_axis, split_scores, two_groups, ward_groups
+from tasks.vision.separation import Separation, separate
+
+from .pictures import drawing, photograph
+
+Images = tuple[np.ndarray, list[str], np.ndarray]  # features, classes, truth
+
+
+@cache
+def drawn(seed: int) -> np.ndarray:
+    return describe(drawing(seed))
+
+
+@cache
+def taken(seed: int) -> np.ndarray:
+    return describe(photograph(seed))
+
+
+def images(**classes: tuple[int, int]) -> Images:
+    """So many drawings and photographs in each class."""
+    rows, labels, truth = [], [], []
+    for position, (name, (drawings, photographs)) in enumerate(classes.items()):
+        rows += [drawn(1000 * position + number) for number in range(drawings)]
+        rows += [taken(1000 * position + number) for number in range(photographs)]
+        labels += [name] * (drawings + photographs)
+        truth += [False] * drawings + [True] * photographs
+    return np.array(rows).reshape(-1, len(FEATURE_NAMES)), labels, np.array(truth)
+
+
+def separated(given: Images) -> Separation:
+    return separate(given[0], FEATURE_NAMES, given[1])
+
+
+MIXED = {"a": (60, 30), "b": (80, 0), "c": (20, 45), "d": (50, 0), "e": (40, 6), "f": (12, 0)}
+
+
+def test_finds_the_photographs_and_leaves_clean_classes_alone() -> None:
+    given = images(**MIXED)
+    found = separated(given)
+    np.testing.assert_array_equal(found.probability >= 0.8, given[2])
+    assert {name for name, finding in found.classes.items() if finding.contaminated} == {"a", "c", "e"}
+    assert "too few images to judge: 12" in found.classes["f"].note
+
+
+def test_one_contaminated_class_is_enough() -> None:
+    given = images(a=(60, 40), b=(80, 0))
+    np.testing.assert_array_equal(separated(given).probability >= 0.8, given[2])
+
+
+def test_clean_classes_lose_nothing() -> None:
+    given = images(a=(60, 0), b=(80, 0), c=(40, 0))
+    found = separated(given)
+    assert not found.probability.any()
+    assert not any(finding.contaminated for finding in found.classes.values())
+    assert all("no photographs found" in reason for reason in found.reasons)
+
+
+def test_a_class_of_photographs_only_is_set_aside() -> None:
+    found = separated(images(a=(80, 0), b=(70, 0), photographs=(0, 40)))
+    assert "look for yourself" in found.classes["photographs"].note
+    assert not found.probability.any()
+
+
+def test_the_order_of_rows_changes_nothing() -> None:
+    features, labels, _ = images(**MIXED)
+    found = separated((features, labels, np.zeros(0)))
+    shuffled = np.random.default_rng(5).permutation(len(labels))
+    again = separate(features[shuffled], FEATURE_NAMES, [labels[row] for row in shuffled])
+    np.testing.assert_array_equal(again.probability, found.probability[shuffled])
+    np.testing.assert_array_equal(again.group, found.group[shuffled])
+    np.testing.assert_array_equal(again.place, found.place[shuffled])
+    assert again.reasons == [found.reasons[row] for row in shuffled]
+
+
+def test_the_names_of_the_classes_change_nothing() -> None:
+    features, labels, _ = images(**MIXED)
+    names = dict(zip("abcdef", "fedcba", strict=True))
+    renamed = separate(features, FEATURE_NAMES, [names[label] for label in labels])
+    np.testing.assert_allclose(renamed.probability, separate(features, FEATURE_NAMES, labels).probability, atol=1e-6)
+
+
+def test_a_class_twice_is_judged_as_once() -> None:
+    features, labels, truth = images(**MIXED)
+    double = [row for row, label in enumerate(labels) if label == "a"]
+    features = np.concatenate([features, features[double]])
+    found = separate(features, FEATURE_NAMES, labels + ["copy"] * len(double))
+    np.testing.assert_array_equal(found.probability[: len(labels)] >= 0.8, truth)
+    np.testing.assert_allclose(found.probability[len(labels) :], found.probability[double], atol=1e-6)
+
+
+def test_reasons_are_the_three_strongest_in_words() -> None:
+    given = images(**MIXED)
+    found = separated(given)
+    first = int(np.flatnonzero(given[2])[0])
+    reasons = found.reasons[first].split("; ")
+    assert len(reasons) == 3
+    assert all(" than " in reason and reason.endswith("% of the class") for reason in reasons)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("features", "names", "labels"),
+    [
+        (np.zeros((0, 3)), ("flat_share", "x", "y"), []),
+        (np.zeros((1, len(FEATURE_NAMES))), FEATURE_NAMES, ["a"]),
+        (np.zeros((50, len(FEATURE_NAMES))), FEATURE_NAMES, ["a"] * 49 + ["b"]),
+        (np.full((50, 2), np.nan), ("flat_share", "residual_none"), ["a"] * 50),
+        (np.full((50, 1), np.inf), ("flat_share",), ["a"] * 50),
+        (np.random.default_rng(0).normal(size=(60, 2)), ("unknown", "features"), ["a", "b"] * 30),
+        (np.zeros((40, 0)), (), ["a"] * 40),
+    ],
+    ids=["no image", "one image", "all the same", "all NaN", "all infinite", "unknown features", "no features"],
+)
+def test_where_nothing_can_be_said_every_image_stays(
+    features: np.ndarray, names: tuple[str, ...], labels: list[str]
+) -> None:
+    found = separate(features, names, labels)
+    assert len(found.probability) == len(found.group) == len(found.place) == len(found.reasons) == len(labels)
+    assert not found.probability.any()
+    assert set(found.classes) == set(labels)
+
+
+def test_white_pictures_among_others_are_no_photographs() -> None:
+    features, labels, truth = images(**MIXED)
+    white = describe(np.full((50, 50, 3), 255, np.uint8))
+    found = separate(np.vstack([features, np.tile(white, (30, 1))]), FEATURE_NAMES, labels + ["a"] * 5 + ["white"] * 25)
+    np.testing.assert_array_equal(found.probability >= 0.8, np.append(truth, [False] * 30))
+
+
+def test_split_finds_two_normals() -> None:
+    random = np.random.default_rng(0)
+    scores = np.concatenate([random.normal(-1, 0.3, 700), random.normal(1, 0.3, 300)])
+    split = split_scores(scores)
+    assert split is not None
+    assert (split.low, split.high, split.deviation, split.share) == pytest.approx((-1, 1, 0.3, 0.3), abs=0.05)
+    assert split.gap == pytest.approx(6.7, abs=0.5)
+    assert split.evidence > 100
+    assert split.upper(np.array([-1.0, 1.0])) == pytest.approx([0, 1], abs=1e-6)
+
+
+def test_split_of_one_normal_has_no_evidence() -> None:
+    split = split_scores(np.random.default_rng(1).normal(size=800))
+    assert split is not None
+    assert split.evidence < 0
+
+
+def test_ward_numbers_groups_by_the_first_column() -> None:
+    space = np.array([[5.0, 0], [5.1, 0], [0.0, 0], [0.1, 0], [9.0, 0]])
+    assert ward_groups(space, 3).tolist() == [1, 1, 0, 0, 2]
+    assert ward_groups(space[:1], 3).tolist() == [0]
+
+
+def test_two_groups_mend_a_bad_start() -> None:
+    random = np.random.default_rng(2)
+    space = np.concatenate([random.normal(-2, 1, (200, 3)), random.normal(2, 1, (100, 3))])
+    start = np.repeat([0.0, 1.0], [200, 100])
+    start[:30], start[200:215] = 1.0, 0.0
+    np.testing.assert_array_equal(two_groups(space, start) > 0.5, np.repeat([False, True], [200, 100]))
+
+
+def test_an_axis_needs_examples_of_both() -> None:
+    assert fisher_axis(None, None, 1.0) is None

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tasks.vision import training
+from tasks.vision.pack import Pack
+
+LABELS = np.array([0] * 7 + [1] * 3, np.int32)
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Pack:
+    """Ten random images of 8 px."""
+    np.save(tmp_path / "000.npy", np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8))
+    return Pack([tmp_path / "000.npy"], pd.DataFrame({"row": range(10), "shard": 0, "offset": range(10)}))
+
+
+def stream(pack: Pack, batch_size: int = 4, augmented: bool = False, seed: int = 0) -> training.Batches:
+    return training.Batches(
+        pack,
+        np.arange(10),
+        LABELS,
+        training.class_weights(LABELS, 2),
+        batch_size=batch_size,
+        augmented=augmented,
+        seed=seed,
+    )
+
+
+def test_an_epoch_draws_each_image_once(pack):
+    batches = stream(pack)
+    for epoch in (0, 1):
+        drawn = [batches[step] for step in range(epoch * batches.steps, (epoch + 1) * batches.steps)]
+        images = np.concatenate([images for images, _, _ in drawn])
+        assert sorted(map(bytes, images)) == sorted(map(bytes, pack.gather(np.arange(10))))
+        assert np.bincount(np.concatenate([labels for _, labels, _ in drawn])).tolist() == [7, 3]
+
+
+def test_batches_are_of_nearly_equal_size(pack):
+    batches = stream(pack, batch_size=9)
+    assert [len(batches[step][1]) for step in range(batches.steps)] == [5, 5]
+
+
+def test_a_batch_depends_on_seed_and_step_alone(pack):
+    forwards, backwards, other = (stream(pack, augmented=True, seed=seed) for seed in (5, 5, 6))
+    first = [forwards[step] for step in range(9)]
+    second = [backwards[step] for step in reversed(range(9))][::-1]
+    for one, two in zip(first, second, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    assert not np.array_equal(first[0][0], other[0][0])
+
+
+def test_an_image_is_augmented_anew_each_epoch(pack):
+    batches = stream(pack, batch_size=10, augmented=True)
+    assert not set(map(bytes, batches[0][0])) & set(map(bytes, batches[1][0]))
+
+
+def test_class_weights_make_all_classes_count_the_same(pack):
+    _, labels, weights = stream(pack, batch_size=10)[0]
+    assert weights[labels == 0].sum() == pytest.approx(5)
+    assert weights[labels == 1].sum() == pytest.approx(5)
+
+
+def test_cross_entropy_is_keras_own():
+    import keras
+
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0], [0.0, 0.3, 0.7]], np.float32)
+    labels = np.array([0, 1, 0], np.int32)
+    expected = keras.losses.SparseCategoricalCrossentropy()(labels, probabilities)
+    assert training.cross_entropy(probabilities, labels) == pytest.approx(float(expected), rel=1e-5)
