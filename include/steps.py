@@ -92,6 +92,9 @@ def _run_step(name: str, inputs: Mapping[str, Any], instance: Mapping[str, Any])
         if error.exit_status == TRY_AGAIN:
             raise
         raise AirflowFailException(str(error)) from None
+    except Exception as error:  # a fault of the code: its traceback goes to the log, its gist to who watches
+        print(f"{FAILED}{name}: {type(error).__name__}: {error}", flush=True)
+        raise
     print(DONE + _line(name, instance, result, time.monotonic() - started), flush=True)
     context["ti"].xcom_push("summary", result.artifact.metrics)
     return result.artifact.uri
@@ -100,11 +103,7 @@ def _run_step(name: str, inputs: Mapping[str, Any], instance: Mapping[str, Any])
 def _section(name: str, context: Any, instance: Mapping[str, Any]) -> Section:
     params = run_params()
     if name == "snapshot":
-        instance = {
-            "dataset": params.dataset or settings().dataset_uri,
-            "as_of": params.as_of or as_of(context),
-            **instance,
-        }
+        instance = {"dataset": params.dataset or settings().dataset_uri, "as_of": params.as_of or as_of(context)}
     return params.section(load(name).params, **instance)
 
 
@@ -112,12 +111,12 @@ def as_of(context: Any) -> Any:
     """The instant whose data a run sees.
 
     A scheduled run and a backfill see the data as it was at the end of their interval. A person who presses Trigger
-    means the data of now, whatever interval Airflow infers.
+    means the data of now (None), whatever interval Airflow infers.
     """
     run = context["dag_run"]
     if run.run_type in ("scheduled", "backfill") and run.data_interval_end:
         return run.data_interval_end
-    return run.run_after
+    return None
 
 
 def _execute_apart(name: str, inputs: Mapping[str, str | Sequence[str]], params: Section, store: str) -> Result:
@@ -160,7 +159,7 @@ def _record(context: Any, name: str, instance: Mapping[str, Any], result: Result
 
     def change(record: Record) -> None:
         record.setdefault("run_type", str(run.run_type))
-        record.setdefault("as_of", as_of(context).isoformat())
+        record.setdefault("as_of", str(run_params().as_of or as_of(context) or run.run_after))
         record.setdefault("params", run_params().model_dump(mode="json"))
         entries = record["steps"].setdefault(name, [])
         entries[:] = [other for other in entries if other.get("instance", {}) != dict(instance)] + [entry]

@@ -7,6 +7,7 @@ gesso demo pictures/                                    # draws the demo data se
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -77,7 +78,8 @@ def _step(step: Step, words: list[str]) -> int:
     store, result_file = options.pop("store"), options.pop("result")
     given = _json_object(options.pop("params")) | {name: text for name, text in options.items() if text is not None}
 
-    result = execute(step.name, inputs, step.params.of(given), store)
+    with contextlib.redirect_stdout(sys.stderr):  # progress; standard output is for the URI alone
+        result = execute(step.name, inputs, step.params.of(given), store)
     if result_file:
         summary = {"uri": result.artifact.uri, "reused": result.reused, "metrics": result.artifact.metrics}
         result_file.write_text(json.dumps(summary))

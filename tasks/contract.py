@@ -13,6 +13,8 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
 from typing import Any, Literal
 
 import pandas as pd
@@ -26,6 +28,8 @@ Result = dict[str, Any]
 
 #: The tables that expectations are about, with the column that names a row in messages.
 ROWS = {"images": "key", "classes": "class", "dataset": None}
+
+PAGE = Path(__file__).parent / "templates" / "data_docs.html"
 
 EXAMPLES = 5  # rows named in a message
 
@@ -101,10 +105,18 @@ def check(suite: Sequence[Expectation], tables: Tables, where: str) -> list[Resu
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when it is imported: no telemetry
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it imports what Python 3.13 drops
-        import great_expectations as gx
+        warnings.simplefilter("ignore")  # of the library about itself: nothing a person here can act on
+        import great_expectations
 
-    context = gx.get_context(mode="ephemeral")
+        return _checked(suite, tables, where, great_expectations)
+
+
+def _checked(suite: Sequence[Expectation], tables: Tables, where: str, gx: Any) -> list[Result]:
+    from great_expectations.data_context.types.base import DataContextConfig, InMemoryStoreBackendDefaults
+
+    # Without a docs site of its own, for which it would leave a temporary folder behind.
+    in_memory = DataContextConfig(store_backend_defaults=InMemoryStoreBackendDefaults(init_temp_docs_sites=False))
+    context = gx.get_context(project_config=in_memory, mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     results: dict[int, Result] = {}
     for table, frame in tables.items():
@@ -165,7 +177,7 @@ def data_docs(suite: Sequence[Expectation], results: Sequence[Result], findings:
         for number, section in enumerate(sections, start=1):
             drawn = {"section": section.to_json_dict(), "section_loop": {"index": f"{table}-{number}"}}
             body.append(DefaultJinjaSectionView().render(drawn))
-    return _PAGE.format(findings="\n".join(map(_row, findings)), sections="\n".join(body))
+    return Template(PAGE.read_text()).substitute(findings="\n".join(map(_row, findings)), sections="\n".join(body))
 
 
 def _which(entry: Expectation, number: int, where: str) -> str:
@@ -220,14 +232,12 @@ def _observed(entry: Expectation, result: Result, frame: pd.DataFrame) -> str:
     wrong = result.get("unexpected_count", 0)
     if not wrong:
         if values is not None and pd.api.types.is_numeric_dtype(values) and len(values):
-            return f"{_shown(values.min())} to {_shown(values.max())}"
+            low, high = _shown(values.min()), _shown(values.max())
+            return low if low == high else f"{low} to {high}"
         return f"all {len(frame):,} {entry.table}"
     row = ROWS[entry.table]
-    examples = [
-        f"{index[row]}: {'; '.join(_shown(value) for name, value in index.items() if name != row) or 'so named'}"
-        for index in result.get("partial_unexpected_index_list") or ()
-        if row
-    ][:EXAMPLES]
+    indexes = (result.get("partial_unexpected_index_list") or ())[:EXAMPLES] if row else ()
+    examples = [": ".join(_shown(value) for value in (index.pop(row), *index.values())) for index in map(dict, indexes)]
     more = f" and {wrong - len(examples):,} more" if wrong > len(examples) else ""
     return f"{wrong:,} of {len(frame):,} {entry.table}" + (f" ({', '.join(examples)}{more})" if examples else "")
 
@@ -280,36 +290,3 @@ def _row(found: Mapping[str, Any]) -> str:
         f'<tr class="{state}"><td>{state}</td><td>{meaning}<br><small>{name}</small></td>'
         f"<td>{observed}</td><td>{allowed}</td></tr>"
     )
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Data docs</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; width: 100%; }}
-th, td {{ border-bottom: 1px solid #8884; padding: .35rem .6rem; text-align: left; vertical-align: top; }}
-td {{ overflow-wrap: anywhere; }}
-small {{ opacity: .7; }}
-.error > td:first-child, .text-danger {{ color: #d33; }}
-.warning > td:first-child {{ color: #b70; }}
-.passed > td:first-child, .text-success {{ color: #2a7; }}
-.fa-check-circle::before {{ content: "✓"; }} .fa-times::before {{ content: "✗"; }}
-.fa-exclamation-triangle::before {{ content: "!"; }}
-.badge {{ background: #8882; border-radius: .3rem; padding: 0 .3rem; }}
-h5 {{ font-size: 1rem; margin: 1.2rem 0 .3rem; }}
-</style>
-<h1>What the data was expected to be, and is</h1>
-<table>
-<thead><tr><th></th><th>Expectation</th><th>Seen</th><th>Allowed</th></tr></thead>
-<tbody>
-{findings}
-</tbody>
-</table>
-{sections}
-</html>
-"""

@@ -33,6 +33,7 @@ from tasks.vision.duplicates import SIZEABLE_IMAGES, SIZEABLE_SHARE, Duplicates,
 
 INPUTS = ("scan*",)
 Params = params.ValidateParams
+RESOURCES = ("templates/data_docs.html",)
 
 BUILT_IN = Path(__file__).parent / "expectations" / "images.yaml"
 

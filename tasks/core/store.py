@@ -267,7 +267,7 @@ class S3Store:
                 import boto3
                 from botocore.config import Config
 
-                self._client = boto3.client(
+                self._client = boto3.Session().client(
                     "s3",
                     config=Config(
                         retries={
@@ -376,7 +376,7 @@ class S3Store:
     def replace(self, key: str, data: bytes, etag: str | None) -> bool:
         if etag is None:
             return self.create(key, data)
-        return self._put_if(key, data, {"IfMatch": etag}) or (self.exists(key) and self.get(key) == data)
+        return self._put_if(key, data, {"IfMatch": etag})
 
     def _put_if(self, key: str, data: bytes, condition: dict[str, str]) -> bool:
         from botocore.exceptions import ClientError

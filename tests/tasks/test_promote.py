@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tasks import promote
+from tasks import evaluate, promote
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import Champion, move_champion, read_champion
 from tasks.core.errors import ParamsError, StoreError
@@ -14,6 +14,13 @@ from tests.tasks.judging import CLASSES, World
 @pytest.fixture
 def world(store, tmp_path):
     return World(store, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """`promote` reads none of the figures of `evaluate`, and drawing them takes most of its time."""
+    for name in ("draw_confusion", "draw_reliability", "draw_f1"):
+        monkeypatch.setattr(evaluate, name, lambda *_: None)
 
 
 @pytest.fixture
@@ -180,7 +187,7 @@ def test_a_champion_named_meanwhile_is_not_overwritten(world, run_step, monkeypa
     with pytest.raises(StoreError, match=f"Another run changed the champion meanwhile, to {other.uri}"):
         run_step("promote", inputs)
     assert champion_of(world).model == other.uri
-    monkeypatch.undo()
+    monkeypatch.setattr(promote, "compare", compare)
     retried = run_step("promote", inputs)
     assert retried.json("decision.json")["champion"]["model"] == other.key
     assert champion_of(world).previous == other.uri

@@ -183,7 +183,7 @@ def test_without_versions_there_is_no_listing_as_of(any_store: Store) -> None:
 
 @pytest.mark.parametrize("uri", ["ftp://host/folder", "s3://"])
 def test_a_uri_that_can_not_be_opened(uri: str) -> None:
-    with pytest.raises(ParamsError, match="expected|names no bucket"):
+    with pytest.raises(ParamsError, match=r"expected|names no bucket"):
         open_store(uri)
 
 

@@ -1,0 +1,125 @@
+import json
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from tasks.core.artifacts import Artifact
+from tasks.core.params import Params
+from tasks.core.runs import read_record
+from tasks.core.step import NAMES, load
+from tasks.core.store import LocalStore
+
+ROOT = Path(__file__).parents[2]
+
+HEAVY = ("tensorflow", "keras", "great_expectations", "sklearn", "cv2", "pandas", "numpy", "boto3", "matplotlib")
+
+
+def test_parsing_the_dag_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, airflow.sdk; before = set(sys.modules); import dags.retrain; import json;"
+        f"print(json.dumps([name for name in {HEAVY!r} if name in set(sys.modules) - before]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_the_tasks_are_the_steps_in_their_order(retrain: Any) -> None:
+    assert set(retrain.task_dict) == {*NAMES, "scan_shards", "trainings"}
+    for name in NAMES:
+        upstream = {task.rstrip("*") for task in load(name).inputs}
+        assert upstream <= retrain.task_dict[name].upstream_task_ids
+
+
+def test_each_task_has_an_owner_retries_and_an_end(retrain: Any) -> None:
+    for task in retrain.task_dict.values():
+        assert task.owner == "ml-platform"
+        assert task.retries == 2
+        assert task.retry_exponential_backoff
+        assert task.execution_timeout == timedelta(hours=12)
+    assert retrain.task_dict["train"].pool == "gpu"
+
+
+def test_the_dag_says_what_it_is(retrain: Any) -> None:
+    assert "Retrain the illustration classifier" in retrain.doc_md
+    assert retrain.tags == {"training"}
+    assert not retrain.catchup
+    assert retrain.max_active_runs == 2
+
+
+def test_the_form_has_every_param_and_its_limits(retrain: Any) -> None:
+    form = retrain.params
+    assert set(form) == set(Params.model_fields)
+    epochs = form.get_param("epochs").schema
+    assert (epochs["type"], epochs["minimum"], epochs["maximum"]) == (["null", "integer"], 1, 1000)
+    assert "demo: " in form.get_param("epochs").description
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two classes of 30 flat drawings that a small network tells apart, a text file and a stray file."""
+    rng = np.random.default_rng(1)
+    for name, colour in (("squares", (200, 60, 40)), ('"><img src=x onerror=alert(1)>', (40, 60, 200))):
+        folder = tmp_path / "pictures" / name
+        folder.mkdir(parents=True)
+        for number in range(30):
+            picture = np.full((48, 48, 3), 255, np.uint8)
+            left, top = rng.integers(2, 20, 2)
+            cv2.rectangle(picture, (int(left), int(top)), (int(left) + 24, int(top) + 22), colour, -1)
+            picture[rng.integers(0, 48, 12), rng.integers(0, 48, 12)] = rng.integers(0, 255, (12, 3))
+            (folder / f"그림 {number}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+        (folder / "broken.jpg").write_bytes(b"not a picture")
+    (tmp_path / "pictures" / "Thumbs.db").write_bytes(b"")
+    return tmp_path / "pictures"
+
+
+CONF = {
+    "preset": "demo", "image_size": 32, "epochs": 3, "min_per_class": 20, "max_per_class": 100,
+    "near_duplicate_bits": 0,
+}  # fmt: skip
+
+
+def test_the_whole_workflow_then_again_with_everything_reused(
+    retrain: Any, pictures: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = {**CONF, "dataset": str(pictures)}
+    first = retrain.test(run_conf=conf, logical_date=None)
+    assert first.state == "success"
+    record = read_record(store, "retrain", first.run_id)
+    assert list(record["steps"]) != []
+    assert set(record["steps"]) == set(NAMES)
+    assert not any(entry["reused"] for entries in record["steps"].values() for entry in entries)
+    for entries in record["steps"].values():
+        for entry in entries:
+            assert Artifact.open(entry["artifact"]).is_whole()
+    report = Artifact.open(record["steps"]["report"][0]["artifact"]).path("report.html").read_text()
+    assert "<img src=x" not in report
+    assert "&lt;img src=x onerror=alert(1)&gt;" in report
+
+    again = retrain.test(run_conf=conf, logical_date=None)
+    assert again.state == "success"
+    steps = read_record(store, "retrain", again.run_id)["steps"]
+    assert all(entry["reused"] for entries in steps.values() for entry in entries)
+
+    changed = retrain.test(run_conf={**conf, "worst_errors": 3}, logical_date=None)
+    steps = read_record(store, "retrain", changed.run_id)["steps"]
+    made = {name for name, entries in steps.items() if not all(entry["reused"] for entry in entries)}
+    assert made == {"evaluate", "promote", "report"}
+
+
+def test_bad_data_fails_at_once_and_says_why(retrain: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = retrain.test(run_conf={"preset": "demo", "dataset": str(tmp_path / "nowhere")}, logical_date=None)
+    assert run.state == "failed"
+    assert run.get_task_instance("snapshot").try_number == 1
+    assert "gesso ! snapshot: " in capfd.readouterr().out
+
+
+def test_a_param_that_does_not_exist_fails_the_first_task(retrain: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    run = retrain.test(run_conf={"preset": "demo", "epoch": 3}, logical_date=None)
+    assert run.state == "failed"
+    assert "There is no param 'epoch'" in capfd.readouterr().out
