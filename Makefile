@@ -9,10 +9,11 @@ READY := $(VENV)/.ready
 DATASET ?=
 PRESET ?=
 PARAMS ?=
+MARKS ?= not faults
 export DATASET PRESET PARAMS
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "make %-18s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "make %-18s %s\n", $$1, $$2 }'
 
 install: $(READY)  ## make .venv and install the locked requirements
 
@@ -29,10 +30,13 @@ run: $(READY)  ## run the workflow once: make run [DATASET=folder or s3://…] [
 	@$(BIN)/python -m include.run --dataset "$$DATASET" --preset "$$PRESET" --params "$$PARAMS"
 
 test: lint  ## lint, types and tests
-	@$(BIN)/pytest -n 2
+	@$(BIN)/pytest -n 2 -m "$(MARKS)"
 
 lint: $(READY)  ## ruff and mypy alone
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy --no-error-summary
+
+bench-%: $(READY)  ## a benchmark: make bench-separation DATA=folder with images/ and truth.csv
+	@$(BIN)/python -m benchmarks.$* $(if $(DATA),--data "$(DATA)")
 
 up: $(READY)  ## start Airflow's UI, scheduler, DAG processor and triggerer on http://localhost:8080
 	@$(BIN)/python -m include.serve up

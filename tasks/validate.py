@@ -163,7 +163,7 @@ def contract_tables(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
     )
     classes = flags.groupby("class", sort=True).sum().reset_index()
     usable = classes.loc[classes["usable"] > 0, "usable"]
-    group_classes = images[images["duplicates"] > 1].groupby("duplicate_group")["class"].nunique()
+    group_classes = images[verdict == "kept"].groupby("duplicate_group")["class"].nunique()
     total = max(1, len(images))
     dataset = {
         "images": len(images),

@@ -1,6 +1,7 @@
 import csv
 import hashlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -191,13 +192,15 @@ def make(store: LocalStore, tmp_path: Path) -> Callable[..., Made]:
                 files.put(key, data)
                 rows.append(
                     {
-                        "key": key, "class": name, "version": None, "width": 48 + number % 3, "height": 40,
+                        "key": key, "class": name, "width": 48 + number % 3, "height": 40,
                         "modified": pd.Timestamp("2022-01-01", tz="UTC"), "sha256": hashlib.sha256(data).hexdigest(),
                         "verdict": "kept" if number < size else "quarantined",
                         "reason": "" if number < size else "not an image",
                     }
                 )  # fmt: skip
         images = pd.DataFrame(rows).sort_values("key", ignore_index=True)
+        listed = files.list_as_of("", datetime.max.replace(tzinfo=UTC)) or files.list()
+        images["version"] = images["key"].map({found.key: found.version for found in listed})
         kept = images["verdict"] == "kept"
         images["duplicate_group"] = np.where(kept, np.arange(len(images)), -1).astype(np.int32)
         artifacts = {}
@@ -304,6 +307,9 @@ def test_images_are_read_from_a_bucket_as_they_were(
     make: Callable[..., Made], run_step: RunStep, s3_versioned: str
 ) -> None:
     inputs = make({"L2_3": 6, "L2_10": 6}, dataset=s3_versioned)
+    bucket = open_store(s3_versioned)
+    bucket.put("L2_3/002 한.png", b"overwritten since")
+    bucket.delete("L2_10/004 한.png")
     made = run_step("resample", inputs, **SMALL)
     assert made.metrics["images"] == 12
 

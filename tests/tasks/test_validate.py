@@ -223,6 +223,13 @@ def test_warnings_are_findings_and_the_run_goes_on(scan: Callable[..., list[Arti
     assert failed["ExpectColumnValuesToBeBetween of classes.usable"]["allowed"] == "at least 20"
 
 
+def test_look_alikes_in_two_classes_are_a_warning(scan: Callable[..., list[Artifact]], run_step: RunStep) -> None:
+    alike = [row(f"{name}/x.jpg", phash=0x0123456789ABCDEF) for name in ("L2_3", "L2_10")]
+    made = run_step("validate", {"scan": scan([*some("L2_3", 30), *some("L2_10", 30), *alike])})
+    (mixed,) = [each for each in made.json("findings.json") if not each["success"]]
+    assert (mixed["expectation"], mixed["observed"]) == ("ExpectColumnValuesToBeBetween of dataset.mixed_groups", "1")
+
+
 def test_chains_of_alike_pictures_are_a_warning(
     scan: Callable[..., list[Artifact]], run_step: RunStep, lenient: str
 ) -> None:
