@@ -11,6 +11,7 @@ import argparse
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,7 @@ def ward_of_means(group: pd.DataFrame) -> np.ndarray:
     return max(second, ~second, key=lambda photos: f1(group["truth"], pd.Series(photos, group.index)))
 
 
-def f1(truth: "pd.Series[bool]", found: "pd.Series[bool]") -> float:
+def f1(truth: "pd.Series[Any]", found: "pd.Series[Any]") -> float:
     """F1 of photographs; NaN where there are none."""
     both = 2 * int((truth & found).sum())
     return both / (both + int((truth ^ found).sum())) if truth.any() else float("nan")

@@ -35,6 +35,10 @@ def up() -> None:
         raise ParamsError(
             f"Something else answers on port {port}. Stop it, or choose another: GESSO_PORT=8081 make up."
         )
+    if not settings().dataset:
+        from tasks.demo import make_demo
+
+        make_demo(Path(settings().dataset_uri))  # so that a run that names no data set has one
     log = home / "serve.log"
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -127,7 +127,9 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
     readable = [index for index, row in enumerate(seen) if row.status == "ok"]
     keys = images["key"].iloc[readable].reset_index(drop=True)
     out.table("features.parquet", _feature_table(keys, [seen[index].features for index in readable]))
-    out.table("thumbnails.parquet", pd.DataFrame({"key": keys, "jpeg": [seen[i].jpeg for i in readable]}))
+    jpegs = pa.array([seen[index].jpeg for index in readable], pa.binary())  # typed, should there be none
+    thumbnails = pa.table({"key": pa.array(keys, pa.string()), "jpeg": jpegs})
+    pq.write_table(thumbnails, out.path("thumbnails.parquet"), compression="zstd")
     out.metrics |= {
         "images": len(seen),
         "unreadable": len(seen) - len(readable),

@@ -197,8 +197,3 @@ def test_a_missing_shard(resampled: Resampled, run_step):
     resample.path("pack/001.npy").unlink()
     with pytest.raises(DataError, match=r"pack/001\.npy .* is missing or was changed"):
         run_step("train", {"resample": resample}, **quick())
-
-
-def test_a_training_that_diverges(resampled: Resampled, run_step):
-    with pytest.raises(ParamsError, match=r"no longer a number in epoch \d+, at the learning rate .* 1\."):
-        run_step("train", {"resample": resampled(noise)}, **quick(learning_rate=10, momentum=0.999))

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tasks.core.errors import ParamsError
 from tasks.vision import training
 from tasks.vision.pack import Pack
 
@@ -70,3 +71,22 @@ def test_cross_entropy_is_keras_own():
     labels = np.array([0, 1, 0], np.int32)
     expected = keras.losses.SparseCategoricalCrossentropy()(labels, probabilities)
     assert training.cross_entropy(probabilities, labels) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_training_that_diverges_says_where_and_what_to_do(tmp_path: Path):
+    from tasks.vision import models
+
+    np.save(tmp_path / "000.npy", np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8))
+    pack = Pack([tmp_path / "000.npy"], pd.DataFrame({"row": range(10), "shard": 0, "offset": range(10)}))
+    with pytest.raises(ParamsError, match=r"no longer a number in epoch 1, at the learning rate 1e\+20.* 1e\+19\."):
+        training.fit(
+            models.build("baseline", 32, 2, seed=0),
+            stream(pack),
+            training.Validation(pack, np.arange(10), LABELS, batch_size=4),
+            epochs=3,
+            learning_rate=1e20,
+            momentum=0.9,
+            plateau_patience=5,
+            stop_patience=10,
+            log=print,
+        )
