@@ -194,11 +194,10 @@ SectionType = TypeVar("SectionType", bound=Section)
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
         "architectures": ["baseline"], "image_size": 64, "epochs": 24, "momentum": 0.9,
-        "min_per_class": 40, "max_per_class": 120,
+        "min_per_class": 40, "max_per_class": 120, "validation_share": 0.2, "test_share": 0.2,
     },
     "quick": {
-        "architectures": ["baseline"], "image_size": 64, "epochs": 30, "momentum": 0.9,
-        "min_per_class": 250, "max_per_class": 1000,
+        "architectures": ["baseline"], "image_size": 64, "epochs": 80, "batch_size": 32, "momentum": 0.9,
     },
     "original": {"architectures": ["baseline", "vgg", "residual"], "image_size": 224, "epochs": 200, "momentum": 0.0},
 }  # fmt: skip
