@@ -9,7 +9,7 @@ def test_a_given_value_wins_over_the_preset_and_the_preset_over_the_default() ->
 
     assert params.epochs == 3
     assert params.image_size == PRESETS["quick"]["image_size"]
-    assert params.batch_size == Params.model_fields["batch_size"].default
+    assert params.bootstrap == Params.model_fields["bootstrap"].default
 
 
 @pytest.mark.parametrize("preset", PRESETS)
