@@ -47,7 +47,7 @@ def run_step(store: LocalStore) -> Callable[..., Artifact]:
     return run
 
 
-#: A real S3 server's address and keys, where the environment names one; without it moto's stands in.
+#: A real S3 server's address and keys, where the environment names one: for the tests marked `s3`.
 REAL_S3 = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
@@ -60,11 +60,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The address of the S3 server."""
-    if "AWS_ENDPOINT_URL" in REAL_S3:
-        yield REAL_S3["AWS_ENDPOINT_URL"]
-        return
+def moto_address() -> Iterator[str]:
+    """The address of an S3 server in this process."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
@@ -75,17 +72,17 @@ def s3_server() -> Iterator[str]:
 
 
 @pytest.fixture
-def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Name of a fresh bucket, with the environment set for it."""
+def s3_bucket(request: pytest.FixtureRequest, moto_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a fresh bucket, with the environment set for it: on the real server under the marker `s3`."""
     import boto3
 
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server,
+    moto = {
+        "AWS_ENDPOINT_URL": moto_address,
         "AWS_ACCESS_KEY_ID": "testkey",
         "AWS_SECRET_ACCESS_KEY": "testsecret",
         "AWS_DEFAULT_REGION": "us-east-1",
-        **REAL_S3,
-    }.items():
+    }
+    for name, value in (REAL_S3 if request.node.get_closest_marker("s3") else moto).items():
         monkeypatch.setenv(name, value)
     bucket = f"gesso-{uuid.uuid4().hex[:12]}"
     boto3.Session().client("s3").create_bucket(Bucket=bucket)

@@ -259,7 +259,7 @@ def _opaque(file: PIL.Image.Image) -> Pixels:
         grey = (np.asarray(file) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if file.has_transparency_data:
-        coloured = file.convert("RGBA")
+        coloured = file if file.mode == "RGBA" else file.convert("RGBA")  # which would copy it
         white = PIL.Image.new("RGB", file.size, "white")
         white.paste(coloured, mask=coloured.getchannel("A"))
         return np.asarray(white)

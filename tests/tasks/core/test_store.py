@@ -2,9 +2,10 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ ODD_KEYS = [
 ]
 
 
-@pytest.fixture(params=["folder", "s3"])
+@pytest.fixture(params=["folder", "s3", pytest.param("real-s3", marks=pytest.mark.s3)])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "folder":
         return open_store(tmp_path / "store")
@@ -154,6 +155,24 @@ def test_no_credentials(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     with pytest.raises(Denied, match="AWS_ACCESS_KEY_ID"):
         open_store(s3).get("x")
+
+
+@pytest.mark.s3
+def test_on_a_real_server_versions_are_as_of_an_instant(s3_versioned: str) -> None:
+    store = open_store(s3_versioned)
+    store.put("changed", b"old")
+    store.put("deleted", b"old")
+    time.sleep(2)
+    between = datetime.now(UTC)
+    time.sleep(2)
+    store.put("changed", b"newer")
+    store.delete("deleted")
+    store.put("added", b"new")
+
+    then = {found.key: found for found in store.list_as_of("", between) or ()}
+    assert {key: store.get(key, found.version) for key, found in then.items()} == {"changed": b"old", "deleted": b"old"}
+    now = {found.key for found in store.list_as_of("", datetime.now(UTC) + timedelta(seconds=5)) or ()}
+    assert now == {"changed", "added"}
 
 
 @pytest.mark.s3
