@@ -55,8 +55,10 @@ def _conf(options: argparse.Namespace) -> dict[str, Any]:
     if not dataset:
         from tasks.demo import make_demo
 
-        print("Drawing the demo data set (once)…", flush=True)
-        make_demo(Path(settings().dataset_uri))
+        demo = Path(settings().dataset_uri)
+        if not demo.exists():
+            print("Drawing the demo data set…", flush=True)
+        make_demo(demo)
     return conf
 
 

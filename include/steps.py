@@ -170,6 +170,6 @@ def _record(context: Any, name: str, instance: Mapping[str, Any], result: Result
 def _line(name: str, instance: Mapping[str, Any], result: Result, seconds: float) -> str:
     """One line on what a task did: name, images, seconds, reused or done."""
     title = " ".join([name, *(str(value) for key, value in instance.items() if key != "shards")])
-    images = result.artifact.metrics.get("images", "")
-    state = "reused" if result.reused else "done"
-    return f"{title:<20} {images!s:>9} images {seconds:>8.1f} s  {state}"
+    images = result.artifact.metrics.get("images")
+    counted = "" if images is None else f"{images:,} images"
+    return f"{title:<20} {counted:>16} {seconds:>8.1f} s  {'reused' if result.reused else 'done'}"
