@@ -8,16 +8,15 @@ import os
 from functools import cache
 from pathlib import Path
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.core.errors import ParamsError
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """The settings, each `GESSO_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="GESSO_", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     home: Path = Field(Path(".gesso"), description="Folder for all that Gesso keeps on this machine.")
     store: str = Field("", description="Where artifacts go: a folder or s3://bucket/prefix. Default: HOME/store.")
@@ -63,8 +62,9 @@ def settings() -> Settings:
     Raises:
         ParamsError: a GESSO_… variable has a value that can't be used.
     """
+    named = {name: os.environ.get(f"GESSO_{name.upper()}") for name in Settings.model_fields}
     try:
-        return Settings()
+        return Settings.model_validate({name: value for name, value in named.items() if value})
     except ValidationError as error:
         wrong = "; ".join(f"GESSO_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         raise ParamsError(f"The environment holds settings that can't be used. {wrong}") from None
