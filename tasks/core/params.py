@@ -194,7 +194,7 @@ SectionType = TypeVar("SectionType", bound=Section)
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
         "architectures": ["baseline"], "image_size": 64, "epochs": 45, "batch_size": 16, "momentum": 0.9,
-        "min_per_class": 40, "max_per_class": 120, "validation_share": 0.2, "test_share": 0.2, "min_macro_f1": 0.4,
+        "min_per_class": 40, "max_per_class": 120, "validation_share": 0.2, "test_share": 0.2,
     },
     "quick": {
         "architectures": ["baseline"], "image_size": 64, "epochs": 80, "batch_size": 32, "momentum": 0.9,
