@@ -10,7 +10,6 @@ reason. Ends with 1 where not one could be read.
 
 import argparse
 import itertools
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from tasks.core.artifacts import Artifact
-from tasks.core.champion import Champion, champion_key
+from tasks.core.champion import Champion, champion_key, read_pointer
 from tasks.core.errors import DataError, NotFound, ParamsError, StoreError
 from tasks.core.ledger import write_csv
 from tasks.core.params import ScanParams
@@ -128,7 +127,7 @@ def find_champion(dataset: str | None, store: Store) -> Champion:
         dataset = names[0]
     key = f"champions/{dataset}.json" if dataset in names else champion_key(_address(dataset))
     try:
-        return Champion(**json.loads(store.get(key)))
+        return read_pointer(store, key)[0]
     except NotFound:
         raise DataError(f"There is no champion of {dataset} in {store.uri}. There are: {', '.join(names)}.") from None
 

@@ -63,6 +63,7 @@ def run(inputs: Inputs, params: ReportParams, out: Output) -> None:
     out.text("report.html", html)
     out.metrics |= {
         "verdict": decision["verdict"],
+        "images": inputs.one("snapshot").metrics["images"],
         "macro_f1": page["evaluation"]["macro"]["f1"],
         "bytes": len(html.encode()),
     }

@@ -107,7 +107,7 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
         facts | {"image_size": pack.size, "classes": len(classes), "preprocessing": preprocessing},
     )
     best = history.loc[history["epoch"] == best_epoch].iloc[0]
-    out.metrics |= facts
+    out.metrics |= facts | {"images": len(drawn)}
     out.metrics |= {name: float(best[name]) for name in ("val_macro_f1", "val_accuracy", "val_loss")}
     out.metrics["images_per_second"] = round(len(drawn) * len(history) / seconds, 1)
 

@@ -5,7 +5,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 
-from tasks.core.errors import NotFound
+from tasks.core.errors import DataError, NotFound
 from tasks.core.store import Store
 
 
@@ -31,12 +31,32 @@ def champion_key(dataset: str) -> str:
 
 
 def read_champion(store: Store, dataset: str) -> tuple[Champion | None, str | None]:
-    """The champion and the tag that `move_champion` wants; (None, None) before the first."""
+    """The champion and the tag that `move_champion` wants; (None, None) before the first.
+
+    Raises:
+        DataError: the pointer was damaged.
+    """
     try:
-        data, etag = store.get_with_etag(champion_key(dataset))
+        return read_pointer(store, champion_key(dataset))
     except NotFound:
         return None, None
-    return Champion(**json.loads(data)), etag
+
+
+def read_pointer(store: Store, key: str) -> tuple[Champion, str]:
+    """The champion at a key of the store, and its tag.
+
+    Raises:
+        NotFound: there is none.
+        DataError: the pointer was damaged.
+    """
+    data, etag = store.get_with_etag(key)
+    try:
+        return Champion(**json.loads(data)), etag
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"The champion's pointer {store.uri}/{key} can't be read ({error}). Expected a JSON object with model, "
+            f"previous and since. Mend it, or delete it: the next model to pass the floor then becomes the champion."
+        ) from None
 
 
 def move_champion(store: Store, dataset: str, champion: Champion, etag: str | None) -> bool:
