@@ -65,6 +65,7 @@ def _step(step: Step, words: list[str]) -> int:
     parser.add_argument("--store", default=settings().store_uri, help="where artifacts go (default: %(default)s)")
     parser.add_argument("--params", default="{}", metavar="JSON", help="params as JSON; the options below win")
     parser.add_argument("--result", type=Path, metavar="FILE", help="also write {uri, reused, metrics} there as JSON")
+    parser.add_argument("--expect-key", metavar="KEY", help="refuse to make an artifact of another key than this")
     for name, field in step.params.model_fields.items():
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, help=_help(field))
     options = vars(parser.parse_args(words))
@@ -75,11 +76,11 @@ def _step(step: Step, words: list[str]) -> int:
         if not separator:
             raise ParamsError(f"--input {pair}: expected NAME=URI.")
         inputs.setdefault(name, []).append(uri)
-    store, result_file = options.pop("store"), options.pop("result")
+    store, result_file, expect_key = options.pop("store"), options.pop("result"), options.pop("expect_key")
     given = _json_object(options.pop("params")) | {name: text for name, text in options.items() if text is not None}
 
     with contextlib.redirect_stdout(sys.stderr):  # progress; standard output is for the URI alone
-        result = execute(step.name, inputs, step.params.of(given), store)
+        result = execute(step.name, inputs, step.params.of(given), store, expect_key)
     if result_file:
         summary = {"uri": result.artifact.uri, "reused": result.reused, "metrics": result.artifact.metrics}
         result_file.write_text(json.dumps(summary))

@@ -81,6 +81,8 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
         momentum=params.momentum,
         plateau_patience=params.plateau_patience,
         stop_patience=params.stop_patience,
+        checkpoint=out.checkpoint,
+        file=out.folder / ".state.npz",
         log=out.log,
     )
     seconds = time.monotonic() - started

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from tasks.core.checkpoint import Checkpoint
 from tasks.core.errors import DataError, NotFound, ParamsError
 from tasks.core.settings import settings
 from tasks.core.store import Store, open_store
@@ -204,10 +205,14 @@ class Inputs:
 
 @dataclass
 class Output:
-    """What a step writes to: a local folder that becomes the artifact when the step is done."""
+    """What a step writes to: a local folder that becomes the artifact when the step is done.
+
+    `checkpoint` is where a long step keeps its state meanwhile.
+    """
 
     folder: Path
     store: Store
+    checkpoint: Checkpoint
     observed: Any = None
     metrics: dict[str, Metric] = field(default_factory=dict)
 

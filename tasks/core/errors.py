@@ -39,3 +39,9 @@ class Denied(StoreError):
     """The store refuses these credentials or this path."""
 
     exit_status = 1
+
+
+class Interrupted(GessoError):
+    """A step that was told to stop, and can go on."""
+
+    exit_status = TRY_AGAIN

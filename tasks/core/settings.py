@@ -28,6 +28,9 @@ class Settings(BaseModel):
         ge=100,
         description="Images a scan task takes on; a larger snapshot is scanned by several tasks.",
     )
+    checkpoint_seconds: float = Field(
+        60, ge=0, description="Training keeps its state in the store at the end of an epoch, at most this often."
+    )
     retries: int = Field(
         2, ge=0, description="How often Airflow tries a step again that failed for no fault of the data."
     )

@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.core.artifacts import MANIFEST, Artifact, Inputs, Output, artifact_key, file_sha256
-from tasks.core.errors import GessoError, ParamsError, StoreError
+from tasks.core.checkpoint import Checkpoint
+from tasks.core.errors import GessoError, Interrupted, ParamsError, StoreError
 from tasks.core.params import Section
 from tasks.core.settings import settings
 from tasks.core.store import Store, open_store
@@ -210,7 +211,47 @@ def scratch(name: str) -> Iterator[Path]:
         raise
 
 
-def execute(name: str, inputs: Mapping[str, str | Sequence[str]], params: Section, store_uri: str) -> Result:
+def _made_of(step: Step, inputs: Inputs, params: Section, observed: Any) -> dict[str, Any]:
+    """What addresses the artifact that a step makes of this."""
+    return {
+        "params": params.for_key(),
+        "inputs": {
+            given: [artifact.key for artifact in inputs.many(given)]
+            if f"{given}*" in step.inputs
+            else inputs.one(given).key
+            for given in inputs.artifacts
+        },
+        "observed": observed,
+        "code": code_digest(step.name),
+    }
+
+
+def expected_key(name: str, inputs: Mapping[str, str | Sequence[str]], params: Section) -> str:
+    """The key that the step's artifact will have, for a step that observes nothing of the outside world.
+
+    Raises:
+        ParamsError: the step does observe something; an input is missing, unknown or made by another step.
+        NotFound: an input artifact is not there.
+    """
+    step = load(name)
+    if step.observe is not _nothing:
+        raise ParamsError(f"The key of {name}'s artifact is known only when it runs: it looks at the outside world.")
+    return artifact_key(name, **_made_of(step, open_inputs(step, inputs), params, None))
+
+
+def find_whole(store: Store, name: str, key: str) -> Artifact | None:
+    """The artifact of this key, if it was committed and none of its files was lost since."""
+    found = Artifact.find(store, name, key)
+    return found if found is not None and found.is_whole() else None
+
+
+def execute(
+    name: str,
+    inputs: Mapping[str, str | Sequence[str]],
+    params: Section,
+    store_uri: str,
+    expect_key: str | None = None,
+) -> Result:
     """Run a step unless its artifact is there already.
 
     Args:
@@ -218,6 +259,7 @@ def execute(name: str, inputs: Mapping[str, str | Sequence[str]], params: Sectio
         inputs: URI, or URIs, of each input artifact.
         params: the step's section.
         store_uri: where its artifact goes.
+        expect_key: the key that whoever asked for the step waits for.
 
     Raises:
         GessoError: what was wrong and what to do. What the step had written by then is kept below `failed/`.
@@ -225,25 +267,23 @@ def execute(name: str, inputs: Mapping[str, str | Sequence[str]], params: Sectio
     step, store, started = load(name), open_store(store_uri), time.monotonic()
     opened = open_inputs(step, inputs)
     with scratch(name) as folder:
-        out = Output(folder, store)
+        out = Output(folder, store, Checkpoint(store, name))
         observed, out.observed = step.observe(opened, params, out)
-        made_of = {
-            "params": params.for_key(),
-            "inputs": {
-                given: [artifact.key for artifact in opened.many(given)]
-                if f"{given}*" in step.inputs
-                else opened.one(given).key
-                for given in opened.artifacts
-            },
-            "observed": observed,
-            "code": code_digest(name),
-        }
+        made_of = _made_of(step, opened, params, observed)
         key = artifact_key(name, **made_of)
-        found = Artifact.find(store, name, key)
-        if found is not None and found.is_whole():
+        if expect_key not in (None, key):
+            raise ParamsError(
+                f"{name} is asked for the artifact {expect_key}, but this code makes {key}: it is another version of "
+                f"Gesso than the one that asked. Build the images anew from one commit (`make images`)."
+            )
+        found = find_whole(store, name, key)
+        if found is not None:
             return Result(found, reused=True)
+        out.checkpoint.key = key
         try:
             step.run(opened, params, out)
+        except Interrupted:
+            raise
         except GessoError as error:
             raise type(error)(_with_evidence(str(error), store, f"failed/{name}/{key}", out)) from error
         manifest = {
@@ -255,7 +295,9 @@ def execute(name: str, inputs: Mapping[str, str | Sequence[str]], params: Sectio
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "made_by": {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES},
         }
-        return Result(commit(store, manifest, out), reused=False)
+        made = commit(store, manifest, out)
+        out.checkpoint.remove()
+        return Result(made, reused=False)
 
 
 def commit(store: Store, manifest: dict[str, Any], out: Output) -> Artifact:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.core.artifacts import Artifact, Output, artifact_key
+from tasks.core.checkpoint import Checkpoint
 from tasks.core.figures import contact_sheet, figure, label
 from tasks.core.ledger import write_csv
 from tasks.core.step import commit
@@ -30,7 +31,7 @@ def output(folder: Path, store: LocalStore, step: str) -> Output:
     """A fresh output folder."""
     made = folder / f"{step}-{len(list(folder.iterdir()))}"
     made.mkdir()
-    return Output(made, store)
+    return Output(made, store, Checkpoint(store, "made"))
 
 
 def committed(out: Output, step: str, inputs: dict[str, Any] | None = None, **params: Any) -> Artifact:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.core.artifacts import Artifact, Output, artifact_key
+from tasks.core.checkpoint import Checkpoint
 from tasks.core.step import commit
 from tasks.core.store import Store
 
@@ -45,7 +46,7 @@ def make(
     """Commit an artifact that the step `step` could have made."""
     folder = tmp / f"{step}-{len(list(tmp.iterdir()))}"
     folder.mkdir()
-    out = Output(folder, store)
+    out = Output(folder, store, Checkpoint(store, "judged"))
     files(out)
     facts = {"params": {}, "inputs": {}, "metrics": {}, "seconds": 1.0, "made_at": "2026-01-05T00:00:00+00:00"}
     facts |= manifest

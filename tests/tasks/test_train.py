@@ -1,3 +1,10 @@
+import contextlib
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,9 +14,10 @@ import pandas as pd
 import pytest
 
 from tasks.core.artifacts import Artifact
-from tasks.core.errors import DataError, ParamsError
+from tasks.core.errors import TRY_AGAIN, DataError, ParamsError
 from tasks.core.params import TrainParams
-from tasks.core.step import execute
+from tasks.core.settings import settings
+from tasks.core.step import execute, expected_key
 from tasks.core.store import LocalStore
 from tests.tasks.artifacts_by_hand import committed, output
 
@@ -197,3 +205,82 @@ def test_a_missing_shard(resampled: Resampled, run_step):
     resample.path("pack/001.npy").unlink()
     with pytest.raises(DataError, match=r"pack/001\.npy .* is missing or was changed"):
         run_step("train", {"resample": resample}, **quick())
+
+
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [
+        pytest.param(signal.SIGTERM, TRY_AGAIN, id="SIGTERM"),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, id="SIGKILL"),
+    ],
+)
+def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
+    how, status, resampled: Resampled, tmp_path: Path, home
+):
+    resample = resampled(train=(7, 5, 5), validation=3)
+    # patience so short that the learning rate falls: its state must come back too
+    params = TrainParams.of(quick(epochs=9, augment=True, batch_size=4, plateau_patience=1, stop_patience=4))
+    command = [sys.executable, "-m", "tasks", "train", f"--input=resample={resample.uri}", f"--store={tmp_path / 'a'}"]
+    process = subprocess.Popen(
+        [*command, f"--params={params.model_dump_json()}"],
+        env=os.environ
+        | {"GESSO_HOME": str(home), "GESSO_CHECKPOINT_SECONDS": "0" if how == signal.SIGKILL else "3600"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "epoch 4/9" in line:
+            process.send_signal(how)
+            break
+    lines += process.stderr
+    assert process.wait() == status, "".join(lines)
+    if how == signal.SIGTERM:
+        assert lines[-1].startswith("gesso: Training was told to stop (SIGTERM). Run again: it goes on")
+
+    (kept,) = LocalStore(tmp_path / "a").list("checkpoints/train/")
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told):
+        resumed = execute("train", {"resample": resample.uri}, params, str(tmp_path / "a")).artifact
+    assert kept.key == f"checkpoints/train/{resumed.key}"
+    assert re.search(r"Going on after epoch [345], from .*/checkpoints/train/", told.getvalue())
+    assert list(LocalStore(tmp_path / "a").list("checkpoints/")) == []
+
+    whole = execute("train", {"resample": resample.uri}, params, str(tmp_path / "b")).artifact
+    for name in whole.names():
+        assert resumed.path(name).read_bytes() == whole.path(name).read_bytes(), name
+
+
+def test_a_training_that_had_stopped_early_is_not_trained_further(resampled: Resampled, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("GESSO_CHECKPOINT_SECONDS", "0")
+    settings.cache_clear()
+    resample = resampled(noise, train=(7, 5, 5), validation=3)
+    params = TrainParams.of(quick(epochs=30, stop_patience=1))
+    whole = execute("train", {"resample": resample.uri}, params, str(tmp_path / "a")).artifact
+    assert whole.metrics["epochs"] < 30
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tasks.core.step.commit", killed)  # after the training, before its artifact is there
+        with pytest.raises(KeyboardInterrupt):
+            execute("train", {"resample": resample.uri}, params, str(tmp_path / "b"))
+    again = execute("train", {"resample": resample.uri}, params, str(tmp_path / "b")).artifact
+    for name in whole.names():
+        assert again.path(name).read_bytes() == whole.path(name).read_bytes(), name
+
+
+def test_a_damaged_checkpoint_counts_as_none(resampled: Resampled, store: LocalStore):
+    resample = resampled(train=(7, 5, 5), validation=3)
+    params = TrainParams.of(quick(epochs=1))
+    key = expected_key("train", {"resample": resample.uri}, params)
+    store.put(f"checkpoints/train/{key}", b"PK\x03\x04 half a file")
+    assert execute("train", {"resample": resample.uri}, params, store.uri).artifact.key == key
+
+
+def test_another_key_than_the_expected_one_is_refused(resampled: Resampled, store: LocalStore):
+    with pytest.raises(ParamsError, match="another version of Gesso than the one that asked"):
+        execute("train", {"resample": resampled().uri}, TrainParams.of(quick()), store.uri, expect_key="0" * 32)

@@ -12,6 +12,7 @@ import pytest
 
 from tasks import contract
 from tasks.core.artifacts import Artifact, Inputs, Output
+from tasks.core.checkpoint import Checkpoint
 from tasks.core.errors import DataError, ParamsError
 from tasks.core.store import LocalStore
 from tasks.validate import BUILT_IN, Params, contract_tables, observe, run
@@ -155,7 +156,7 @@ def test_the_same_data_gives_the_same_bytes(
     inputs, params = Inputs({"scan": scan([*ROWS, *some("L2_12", 3)])}), Params(expectations=lenient)
     written = []
     for name in ("one", "two"):
-        out = Output(tmp_path / name, store)
+        out = Output(tmp_path / name, store, Checkpoint(store, "validate"))
         _, out.observed = observe(inputs, params, out)
         run(inputs, params, out)
         written.append({name: path.read_bytes() for name, path in out.files()})
@@ -294,7 +295,7 @@ def test_a_contract_beside_the_caller_and_in_a_bucket(
 
     open_store(s3).put("deeper/mine.yaml", LENIENT.encode())
     monkeypatch.chdir(tmp_path)
-    out = Output(tmp_path, store)
+    out = Output(tmp_path, store, Checkpoint(store, "validate"))
     facts = [
         observe(Inputs({}), Params(expectations=where), out)[0]
         for where in ("lenient.yaml", lenient, f"file://{lenient}", f"{s3}/deeper/mine.yaml")

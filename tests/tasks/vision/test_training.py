@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tasks.core.checkpoint import Checkpoint
 from tasks.core.errors import ParamsError
+from tasks.core.store import LocalStore
 from tasks.vision import training
 from tasks.vision.pack import Pack
 
@@ -88,5 +90,7 @@ def test_a_training_that_diverges_says_where_and_what_to_do(tmp_path: Path):
             momentum=0.9,
             plateau_patience=5,
             stop_patience=10,
+            checkpoint=Checkpoint(LocalStore(tmp_path / "store"), "train"),
+            file=tmp_path / "state.npz",
             log=print,
         )
