@@ -44,7 +44,13 @@ def step(name: str, *, each: Any = None, pool: str | None = None, **inputs: Any)
         inputs: the tasks whose artifacts it reads.
     """
     options: dict[str, Any] = {"pool": pool} if pool else {}
-    operator = task(task_id=name, map_index_template="{{ instance_name }}" if each else None, **options)(_run_step)
+    if each is not None:
+        options["map_index_template"] = "{{ instance_name }}"
+    if name in APART and settings().train_on == "kubernetes":
+        from include.pods import StepPod  # Kubernetes' provider takes a second to import
+
+        return StepPod.partial(task_id=name, step=name, inputs=inputs, **options).expand(instance=each).output
+    operator = task(task_id=name, **options)(_run_step)
     if each is None:
         return operator(name, inputs, {})
     return operator.partial(name=name, inputs=inputs).expand(instance=each)
@@ -83,10 +89,10 @@ def _run_step(name: str, inputs: Mapping[str, Any], instance: Mapping[str, Any])
     uris = {given: uri if isinstance(uri, str) else list(uri) for given, uri in inputs.items()}
     started = time.monotonic()
     try:
-        section = _section(name, context, instance)
+        section = section_of(name, context, instance)
         store = settings().store_uri
         result = (_execute_apart if name in APART else execute)(name, uris, section, store)
-        _record(context, name, instance, result, time.monotonic() - started)
+        return finish(context, name, instance, result.artifact, result.reused, time.monotonic() - started)
     except GessoError as error:
         print(f"{FAILED}{name}: {error}", flush=True)
         if error.exit_status == TRY_AGAIN:
@@ -95,12 +101,20 @@ def _run_step(name: str, inputs: Mapping[str, Any], instance: Mapping[str, Any])
     except Exception as error:  # a fault of the code: its traceback goes to the log, its gist to who watches
         print(f"{FAILED}{name}: {type(error).__name__}: {error}", flush=True)
         raise
-    print(DONE + _line(name, instance, result, time.monotonic() - started), flush=True)
-    context["ti"].xcom_push("summary", result.artifact.metrics)
-    return result.artifact.uri
 
 
-def _section(name: str, context: Any, instance: Mapping[str, Any]) -> Section:
+def finish(
+    context: Any, name: str, instance: Mapping[str, Any], artifact: Artifact, reused: bool, seconds: float
+) -> str:
+    """Record what a task ended with, say so in one line, and return the artifact's URI."""
+    _record(context, name, instance, artifact, reused, seconds)
+    print(DONE + _line(name, instance, artifact, reused, seconds), flush=True)
+    context["ti"].xcom_push("summary", artifact.metrics)
+    return artifact.uri
+
+
+def section_of(name: str, context: Any, instance: Mapping[str, Any]) -> Section:
+    """The params of a step in this run; `instance` sets what differs between its mapped tasks."""
     params = run_params()
     if name == "snapshot":
         instance = {"dataset": params.dataset or settings().dataset_uri, "as_of": params.as_of or as_of(context)}
@@ -146,14 +160,16 @@ def _execute_apart(name: str, inputs: Mapping[str, str | Sequence[str]], params:
     return Result(Artifact.open(result["uri"]), result["reused"])
 
 
-def _record(context: Any, name: str, instance: Mapping[str, Any], result: Result, seconds: float) -> None:
+def _record(
+    context: Any, name: str, instance: Mapping[str, Any], artifact: Artifact, reused: bool, seconds: float
+) -> None:
     """Write into the run's record which artifact this task ended with."""
     run = context["dag_run"]
     entry = {
-        "artifact": result.artifact.uri,
-        "reused": result.reused,
+        "artifact": artifact.uri,
+        "reused": reused,
         "seconds": round(seconds, 2),
-        "metrics": result.artifact.metrics,
+        "metrics": artifact.metrics,
         **({"instance": dict(instance)} if instance else {}),
     }
 
@@ -167,9 +183,9 @@ def _record(context: Any, name: str, instance: Mapping[str, Any], result: Result
     change_record(open_store(settings().store_uri), run.dag_id, run.run_id, change)
 
 
-def _line(name: str, instance: Mapping[str, Any], result: Result, seconds: float) -> str:
+def _line(name: str, instance: Mapping[str, Any], artifact: Artifact, reused: bool, seconds: float) -> str:
     """One line on what a task did: name, images, seconds, reused or done."""
     title = " ".join([name, *(str(value) for key, value in instance.items() if key != "shards")])
-    images = result.artifact.metrics.get("images")
+    images = artifact.metrics.get("images")
     counted = "" if images is None else f"{images:,} images"
-    return f"{title:<20} {counted:>16} {seconds:>8.1f} s  {'reused' if result.reused else 'done'}"
+    return f"{title:<20} {counted:>16} {seconds:>8.1f} s  {'reused' if reused else 'done'}"

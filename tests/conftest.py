@@ -1,6 +1,7 @@
-"""What tests share: a store in a temporary folder, an S3 server, and running a step."""
+"""What tests share: a throwaway Airflow, a store in a temporary folder, an S3 server, and running a step."""
 
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,18 @@ from tasks.core import settings as settings_module
 from tasks.core.artifacts import Artifact
 from tasks.core.step import execute, load
 from tasks.core.store import LocalStore
+
+ROOT = Path(__file__).parents[1]
+
+#: Airflow reads this when it is imported: a home of the tests' own, with SQLite.
+os.environ |= {
+    "AIRFLOW_HOME": tempfile.mkdtemp(prefix="airflow-"),
+    "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),  # `dag.test()` looks for the DAG in the bundle that owns it
+    "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
+    "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
+}
 
 
 @pytest.fixture(autouse=True)

@@ -165,6 +165,13 @@ class TrainParams(TrainShared):
     architecture: Architecture = Field("residual", description="The network to train.")
 
 
+class PodParams(Section):
+    """What a run asks of the cluster that it trains in. It doesn't shape the model, so it is in no artifact's key."""
+
+    gpus: int = _param(1, "Training", "GPUs of a training pod; 0: it trains on CPUs.", ge=0, le=16)
+    gpu_type: str = _param("", "Training", "Type of GPU, as the nodes' label has it. Empty: any.", pattern=r"^[\w.-]*$")
+
+
 class EvaluateParams(Section):
     worst_errors: int = _param(24, "Evaluation", "How many of the worst errors the gallery shows.", ge=0, le=200)
 
@@ -210,6 +217,7 @@ class Params(
     ClusterParams,
     ResampleParams,
     TrainShared,
+    PodParams,
     EvaluateParams,
     PromoteParams,
 ):

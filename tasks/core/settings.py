@@ -4,13 +4,17 @@ A setting belongs to a machine or a cluster (where artifacts go, how many worker
 (which data, how many epochs) and is in `params.py`. Settings never change what a step computes.
 """
 
+import json
 import os
 from functools import cache
 from pathlib import Path
+from typing import Literal, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.core.errors import ParamsError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Settings(BaseModel):
@@ -27,6 +31,9 @@ class Settings(BaseModel):
         100_000,
         ge=100,
         description="Images a scan task takes on; a larger snapshot is scanned by several tasks.",
+    )
+    train_on: Literal["local", "kubernetes"] = Field(
+        "local", description="Where training runs: in a process beside the worker, or in pods (`include/pods.py`)."
     )
     checkpoint_seconds: float = Field(
         60, ge=0, description="Training keeps its state in the store at the end of an epoch, at most this often."
@@ -65,9 +72,26 @@ def settings() -> Settings:
     Raises:
         ParamsError: a GESSO_… variable has a value that can't be used.
     """
-    named = {name: os.environ.get(f"GESSO_{name.upper()}") for name in Settings.model_fields}
+    return from_environment(Settings, "GESSO_")
+
+
+def from_environment(model: type[Model], prefix: str) -> Model:
+    """The model with what the environment sets, each field as `<prefix><NAME>`; a dict is written as JSON.
+
+    Raises:
+        ParamsError: a variable has a value that can't be used.
+    """
+    named = {name: os.environ.get(prefix + name.upper()) for name in model.model_fields}
     try:
-        return Settings.model_validate({name: value for name, value in named.items() if value})
+        return model.model_validate(
+            {
+                name: json.loads(value) if get_origin(model.model_fields[name].annotation) is dict else value
+                for name, value in named.items()
+                if value
+            }
+        )
+    except json.JSONDecodeError as error:
+        raise ParamsError(f"The environment holds settings that can't be used: {error.doc!r} is not JSON.") from None
     except ValidationError as error:
-        wrong = "; ".join(f"GESSO_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        wrong = "; ".join(f"{prefix}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         raise ParamsError(f"The environment holds settings that can't be used. {wrong}") from None

@@ -1,0 +1,261 @@
+"""Steps in pods: training on a GPU node of a Kubernetes cluster.
+
+    train = StepPod.partial(task_id="train", step="train", inputs={"resample": resample}).expand(instance=trainings())
+
+A pod gets the command line that a laptop's process gets. What counts is the committed artifact, whose key is known
+before the pod starts: it is looked for before a pod is started, by the pod as its first act, and when the pod ended, in
+whatever way. So a finished training is never thrown away, and a pod that ended well without an artifact has failed.
+
+Where pods run and what they look like is set by GESSO_POD_… (`PodSettings`); GPUs are a run's params.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from kubernetes.client import models as k8s
+from pydantic import BaseModel, ConfigDict, Field
+
+from include.pod_failures import explain, first_line
+from include.steps import FAILED, finish, run_params, section_of
+from tasks.core.artifacts import Artifact
+from tasks.core.errors import TRY_AGAIN, GessoError
+from tasks.core.settings import from_environment, settings
+from tasks.core.step import expected_key, find_whole
+from tasks.core.store import open_store
+
+GPU = "nvidia.com/gpu"
+
+#: The pod's only writable folder.
+SCRATCH = "/tmp"  # noqa: S108 - an emptyDir of the pod's own
+
+
+class PodSettings(BaseModel):
+    """Where training pods run and what they look like: `GESSO_POD_<NAME>`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kubeconfig: str = Field("", description="Path of a kubeconfig. Empty: the cluster that Airflow itself runs in.")
+    namespace: str = Field("gesso", description="Namespace of the pods.")
+    image: str = Field("gesso/trainer:0.1.0", description="Image whose entry point is Gesso's command line.")
+    image_pull_secrets: str = Field("", description="Secrets for the image's registry, with commas between them.")
+    service_account: str = Field("gesso-trainer", description="Service account; a cloud's identity hangs on it.")
+    secret: str = Field(
+        "",
+        description="Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Empty: the service account's identity.",
+    )
+    s3_endpoint: str = Field("", description="Address of S3 as pods see it. Empty: AWS_ENDPOINT_URL, if that is set.")
+    priority_class: str = Field("", description="Priority class, if the cluster has one for training.")
+    node_selector: dict[str, str] = Field({}, description='Labels of the nodes, as JSON: {"pool": "gpu"}.')
+    gpu_label: str = Field("nvidia.com/gpu.product", description="Node label that the param gpu_type is looked for in.")
+    cpu: str = Field("4", description="CPUs a pod asks for: augmentation runs on them.")
+    memory: str = Field("16Gi", description="Memory a pod may use.")
+    scratch: str = Field("20Gi", description="Disk a pod may use, for the pack and the model.")
+    schedule_minutes: float = Field(30, gt=0, description="How long a pod may wait for a node, a new one included.")
+    startup_minutes: float = Field(20, gt=0, description="How long a pod may take to start on its node.")
+    hours: float = Field(12, gt=0, description="How long a pod may run; the next one goes on from its checkpoint.")
+    poll_seconds: float = Field(10, gt=0, description="How often the triggerer looks at a pod.")
+    log_seconds: int = Field(120, gt=0, description="How often the task's log gets a pod's new lines.")
+
+
+@cache
+def pod_settings() -> PodSettings:
+    """The settings of this process, read once.
+
+    Raises:
+        ParamsError: a GESSO_POD_… variable has a value that can't be used.
+    """
+    return from_environment(PodSettings, "GESSO_POD_")
+
+
+def pod_defaults(pods: PodSettings) -> dict[str, Any]:
+    """What each pod gets, whatever it runs. Nothing secret is in it: keys come from a Secret or the pod's identity."""
+    return {
+        "namespace": pods.namespace,
+        "image": pods.image,
+        "image_pull_policy": "IfNotPresent",  # tags are never moved, and a GPU image has gigabytes
+        "image_pull_secrets": [k8s.V1LocalObjectReference(name) for name in pods.image_pull_secrets.split(",") if name],
+        "service_account_name": pods.service_account,
+        "automount_service_account_token": False,  # the work never talks to Kubernetes
+        "labels": {"app.kubernetes.io/name": "gesso", "app.kubernetes.io/component": "trainer"},  # for network policies
+        "priority_class_name": pods.priority_class or None,
+        "config_file": pods.kubeconfig or None,
+        "in_cluster": not pods.kubeconfig,
+        "kubernetes_conn_id": None,  # beside a kubeconfig it is refused
+        # A worker's slot is not held while a pod trains, and a worker's death doesn't touch it.
+        "deferrable": True,
+        "durable": True,  # where a worker does die (starting the pod, copying its log), the retry finds the same pod
+        "poll_interval": pods.poll_seconds,
+        "logging_interval": pods.log_seconds,  # else nothing is seen of the epochs before the end
+        "get_logs": True,
+        "do_xcom_push": False,  # no sidecar that could hang: the artifact is the result
+        "on_finish_action": "delete_pod",  # what was to be kept is in the store and in the task's log
+        "on_kill_action": "delete_pod",  # whoever fails the task in the UI wants the GPU back
+        "log_events_on_failure": True,  # only they tell of evictions and missing nodes
+        "log_pod_spec_on_failure": False,  # 400 lines that hide the reason
+        "termination_message_policy": "FallbackToLogsOnError",  # puts the last lines into the pod's status
+        "termination_grace_period": 120,  # enough to send a checkpoint of some 100 MB on its way
+        "schedule_timeout_seconds": round(60 * pods.schedule_minutes),  # a node pool that scales up from zero
+        "startup_timeout_seconds": round(60 * pods.startup_minutes),  # the first pull of a GPU image
+        "active_deadline_seconds": round(3600 * pods.hours),  # a hung pod must not keep a GPU for ever
+        "execution_timeout": timedelta(hours=pods.hours, minutes=pods.schedule_minutes + pods.startup_minutes + 10),
+        "security_context": k8s.V1PodSecurityContext(
+            run_as_non_root=True,
+            run_as_user=1000,
+            run_as_group=1000,
+            fs_group=1000,  # so that the volume below is writable
+            seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
+        ),
+        "container_security_context": k8s.V1SecurityContext(
+            allow_privilege_escalation=False,
+            read_only_root_filesystem=True,
+            capabilities=k8s.V1Capabilities(drop=["ALL"]),
+        ),
+        "volumes": [k8s.V1Volume(name="scratch", empty_dir=k8s.V1EmptyDirVolumeSource(size_limit=pods.scratch))],
+        "volume_mounts": [k8s.V1VolumeMount(name="scratch", mount_path=SCRATCH)],
+        "env_vars": _environment(pods),
+    }
+
+
+def _environment(pods: PodSettings) -> list[k8s.V1EnvVar]:
+    values = {
+        "HOME": SCRATCH,  # libraries keep caches there
+        "GESSO_HOME": f"{SCRATCH}/gesso",
+        "GESSO_CHECKPOINT_SECONDS": f"{settings().checkpoint_seconds:g}",
+        "AWS_ENDPOINT_URL": pods.s3_endpoint or os.environ.get("AWS_ENDPOINT_URL"),
+        "AWS_DEFAULT_REGION": os.environ.get("AWS_DEFAULT_REGION"),
+    }
+    plain = [k8s.V1EnvVar(name=name, value=value) for name, value in values.items() if value]
+    keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if pods.secret else ()
+    return plain + [
+        k8s.V1EnvVar(
+            name=name,
+            value_from=k8s.V1EnvVarSource(secret_key_ref=k8s.V1SecretKeySelector(name=pods.secret, key=name)),
+        )
+        for name in keys
+    ]
+
+
+def resources(pods: PodSettings, gpus: int) -> k8s.V1ResourceRequirements:
+    """Requests and limits. CPU has no limit: spare ones speed augmentation up, and harm nobody."""
+    gpu = {GPU: str(gpus)} if gpus else {}
+    return k8s.V1ResourceRequirements(
+        requests={"cpu": pods.cpu, "memory": pods.memory} | gpu, limits={"memory": pods.memory} | gpu
+    )
+
+
+class PodFailed(AirflowException):
+    """A pod left no artifact; another try may help."""
+
+
+class PodFailedForGood(AirflowFailException):
+    """A pod left no artifact, for a reason that another try can't mend."""
+
+
+class StepPod(KubernetesPodOperator):
+    """A step in a pod. Returns the URI of the step's artifact, as a step in a worker does.
+
+    Args:
+        step: the step.
+        inputs: the URI, or URIs, of each input artifact.
+        instance: the params that differ between the mapped tasks of a run.
+        options: the operator's, where they differ from `pod_defaults`.
+    """
+
+    template_fields: Sequence[str] = (*KubernetesPodOperator.template_fields, "inputs", "instance")
+
+    def __init__(
+        self, *, step: str, inputs: Mapping[str, Any], instance: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        super().__init__(**(pod_defaults(pod_settings()) | options))
+        self.step, self.inputs, self.instance = step, inputs, instance
+        self._ended: k8s.V1Pod | None = None
+        self._uri = ""
+
+    def execute(self, context: Any) -> str:
+        """Start the pod, unless its artifact is there. Raises as `_watch`."""
+        self._prepare(context)
+        if artifact := self._committed():
+            return self._finish(context, artifact, reused=True)
+        return self._watch(context, lambda: super(StepPod, self).execute(context))
+
+    def trigger_reentry(self, context: Any, event: dict[str, Any]) -> str:
+        """Go on where the triggerer saw the pod end, or its log is due. Raises as `_watch`."""
+        self._prepare(context)
+        return self._watch(context, lambda: super(StepPod, self).trigger_reentry(context, event))
+
+    def cleanup(self, pod: Any, remote_pod: Any, *args: Any, **named: Any) -> None:
+        self._ended = remote_pod  # it is deleted next, and its status says why it failed
+        super().cleanup(pod, remote_pod, *args, **named)
+
+    def _prepare(self, context: Any) -> None:
+        try:
+            self._ask_for(context)
+        except GessoError as error:
+            print(f"{FAILED}{self.step}: {error}", flush=True)
+            raise (PodFailed if error.exit_status == TRY_AGAIN else PodFailedForGood)(str(error)) from None
+
+    def _ask_for(self, context: Any) -> None:
+        """Make the pod's command line, and what it asks of its node, from the run's params."""
+        instance = self.instance or {}
+        context["instance_name"] = " ".join(str(value) for value in instance.values())
+        uris = {name: uri if isinstance(uri, str) else list(uri) for name, uri in self.inputs.items()}
+        params, pods, store = run_params(), pod_settings(), settings().store_uri
+        if not store.startswith("s3://"):
+            raise GessoError(
+                f"A pod can't reach the store {store}. Set GESSO_STORE=s3://bucket/prefix, or GESSO_TRAIN_ON=local."
+            )
+        section = section_of(self.step, context, instance)
+        self._key = expected_key(self.step, uris, section)
+        self.arguments = [
+            self.step,
+            *(
+                f"--input={n}={uri}"
+                for n, given in uris.items()
+                for uri in ([given] if isinstance(given, str) else given)
+            ),
+            f"--params={section.model_dump_json()}",
+            f"--store={store}",
+            f"--expect-key={self._key}",
+        ]
+        self.container_resources = resources(pods, params.gpus)
+        self.node_selector = pods.node_selector | ({pods.gpu_label: params.gpu_type} if params.gpu_type else {})
+        if params.gpus:  # GPU nodes are tainted, so that nothing else lands on them
+            self.tolerations = [k8s.V1Toleration(key=GPU, operator="Exists", effect="NoSchedule")]
+
+    def _committed(self) -> Artifact | None:
+        return find_whole(open_store(settings().store_uri), self.step, self._key)
+
+    def _watch(self, context: Any, watch: Callable[[], object]) -> str:
+        """Let the operator do its work; then let the artifact decide.
+
+        Raises:
+            PodFailed, PodFailedForGood: there is no artifact; says why.
+        """
+        failure: Exception | None = None
+        try:
+            watch()
+        except (PodFailed, PodFailedForGood):  # starting a pod that had ended already goes on to `trigger_reentry`
+            raise
+        except Exception as error:
+            failure = error
+        if self._uri:
+            return self._uri
+        if artifact := self._committed():
+            if failure:
+                self.log.warning("The pod's end was not seen (%s), but its artifact is there.", first_line(failure))
+            return self._finish(context, artifact, reused=False)
+        message, again = explain(self._ended, failure, pod_settings())
+        print(f"{FAILED}{self.step}: {message}", flush=True)
+        raise (PodFailed if again else PodFailedForGood)(message) from None
+
+    def _finish(self, context: Any, artifact: Artifact, *, reused: bool) -> str:
+        seconds = time.time() - context["ti"].start_date.timestamp()
+        self._uri = finish(context, self.step, self.instance or {}, artifact, reused, seconds)
+        context["ti"].xcom_push("return_value", self._uri)  # the operator's own push would want the sidecar
+        return self._uri
