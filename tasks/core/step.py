@@ -13,6 +13,7 @@ file a person edits. It returns (facts for the key, anything for `run` as `out.o
 """
 
 import ast
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -24,7 +25,6 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -50,6 +50,7 @@ LIBRARIES = (
     "keras",
     "numpy",
     "opencv-python",
+    "opencv-python-headless",
     "pandas",
     "scikit-learn",
     "simplejpeg",
@@ -179,7 +180,7 @@ def open_inputs(step: Step, uris: Mapping[str, str | Sequence[str]]) -> Inputs:
     return Inputs(opened)
 
 
-@contextmanager
+@contextlib.contextmanager
 def scratch(name: str) -> Iterator[Path]:
     """A private folder for unfinished work, removed afterwards; what killed processes left is swept first."""
     root = settings().scratch_folder / "work"
@@ -293,11 +294,20 @@ def execute(
             "metrics": out.metrics,
             "seconds": round(time.monotonic() - started, 3),
             "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "made_by": {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES},
+            "made_by": {"python": platform.python_version()} | _versions(),
         }
         made = commit(store, manifest, out)
         out.checkpoint.remove()
         return Result(made, reused=False)
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the libraries that are installed here: an image holds only what its steps need."""
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def commit(store: Store, manifest: dict[str, Any], out: Output) -> Artifact:
