@@ -10,7 +10,6 @@ Where pods run and what they look like is set by GESSO_POD_… (`PodSettings`); 
 """
 
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
@@ -204,7 +203,7 @@ class StepPod(KubernetesPodOperator):
         """Make the pod's command line, and what it asks of its node, from the run's params."""
         instance = self.instance or {}
         context["instance_name"] = " ".join(str(value) for value in instance.values())
-        uris = {name: uri if isinstance(uri, str) else list(uri) for name, uri in self.inputs.items()}
+        uris = {name: uri if isinstance(uri, str) else uri[:] for name, uri in self.inputs.items()}
         params, pods, store = run_params(), pod_settings(), settings().store_uri
         if not store.startswith("s3://"):
             raise GessoError(
@@ -255,7 +254,7 @@ class StepPod(KubernetesPodOperator):
         raise (PodFailed if again else PodFailedForGood)(message) from None
 
     def _finish(self, context: Any, artifact: Artifact, *, reused: bool) -> str:
-        seconds = time.time() - context["ti"].start_date.timestamp()
-        self._uri = finish(context, self.step, self.instance or {}, artifact, reused, seconds)
+        # The work's own seconds: how long it waited for a node is the scheduler's affair.
+        self._uri = finish(context, self.step, self.instance or {}, artifact, reused, 0 if reused else artifact.seconds)
         context["ti"].xcom_push("return_value", self._uri)  # the operator's own push would want the sidecar
         return self._uri

@@ -86,7 +86,8 @@ def trainings() -> list[dict[str, str]]:
 def _run_step(name: str, inputs: Mapping[str, Any], instance: Mapping[str, Any]) -> str:
     context: Any = get_current_context()
     context["instance_name"] = " ".join(str(value) for value in instance.values())
-    uris = {given: uri if isinstance(uri, str) else list(uri) for given, uri in inputs.items()}
+    # One request for all that mapped tasks returned; a loop over them asks for one too many, and logs that as an error.
+    uris = {given: uri if isinstance(uri, str) else uri[:] for given, uri in inputs.items()}
     started = time.monotonic()
     try:
         section = section_of(name, context, instance)

@@ -9,14 +9,16 @@ gesso demo pictures/                                    # draws the demo data se
 import argparse
 import contextlib
 import json
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
-from tasks.core.errors import GessoError, ParamsError
+from tasks.core.errors import GessoError, Interrupted, ParamsError
 from tasks.core.settings import settings
 from tasks.core.step import NAMES, Step, execute, load
 
@@ -25,13 +27,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit status is 0, or the error's."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(words)
+        with _stoppable():
+            return _run(words)
     except GessoError as error:
         print(f"gesso: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("gesso: stopped; nothing half-done was kept.", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within, SIGTERM (a pod that is moved, a job that is cancelled) raises `Interrupted`.
+
+    Without this a container's first process would not hear SIGTERM at all, and be killed in the middle.
+    """
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
+        raise Interrupted("It was told to stop (SIGTERM). Run again: what is finished is kept, and training goes on.")
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers in no other
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(words: list[str]) -> int:

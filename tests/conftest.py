@@ -31,7 +31,7 @@ os.environ |= {
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A Gesso home of the test's own."""
     folder = tmp_path / "gesso"
-    for name in [name for name in os.environ if name.startswith("GESSO_")]:
+    for name in [name for name in os.environ if name.startswith("GESSO_") and not name.startswith("GESSO_TEST_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GESSO_HOME", str(folder))
     monkeypatch.setenv("GESSO_WORKERS", "2")
@@ -64,12 +64,22 @@ def run_step(store: LocalStore) -> Callable[..., Artifact]:
 REAL_S3 = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
+#: What the tests of a marker want of the environment.
+SERVERS = {
+    "s3": ("a real S3 server", ("AWS_ENDPOINT_URL",)),
+    "kubernetes": ("a cluster", ("KUBECONFIG",)),
+    "trainer": ("a trainer image in the cluster", ("GESSO_TEST_TRAINER", "GESSO_TEST_POD_S3")),
+    "docker": ("a Docker engine", ("DOCKER_HOST",)),
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out the tests that only a real S3 server can pass, where there is none."""
-    if "AWS_ENDPOINT_URL" not in REAL_S3:
+    """Leave out the tests that want a server that isn't there."""
+    for marker, (server, names) in SERVERS.items():
+        absent = [name for name in names if name not in os.environ]
         for item in items:
-            if item.get_closest_marker("s3"):
-                item.add_marker(pytest.mark.skip(reason="no real S3 server: AWS_ENDPOINT_URL is not set"))
+            if absent and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=f"wants {server}: {', '.join(absent)} not set"))
 
 
 @pytest.fixture(scope="session")

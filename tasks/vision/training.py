@@ -2,12 +2,9 @@
 
 import json
 import math
-import signal
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -258,24 +255,6 @@ def _variables(model: Any) -> list[Any]:
     return [*own, *model.optimizer.variables]
 
 
-@contextmanager
-def _told_to_stop() -> Iterator[None]:
-    """Within, SIGTERM (a pod that is moved, a job that is cancelled) raises `Interrupted`."""
-
-    def stop(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-        raise Interrupted("Training was told to stop (SIGTERM). Run again: it goes on after its last finished epoch.")
-
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers in no other
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def fit(
     model: Any,
     batches: Batches,
@@ -320,20 +299,19 @@ def fit(
         batches.first_epoch = len(resumable.history)
         log(f"Going on after epoch {batches.first_epoch}, from {checkpoint.uri}.")
     try:
-        with _told_to_stop():
-            if batches.first_epoch < epochs and not resumable.is_over:
-                model.fit(
-                    batches,
-                    steps_per_epoch=batches.steps,
-                    initial_epoch=batches.first_epoch,
-                    epochs=epochs,
-                    verbose=0,
-                    shuffle=False,
-                    callbacks=[validation, plateau, stop, Progress(epochs, log), resumable],
-                )
-            else:
-                resumable.on_train_begin()
-                model.set_weights(stop.best_weights)
+        if batches.first_epoch < epochs and not resumable.is_over:
+            model.fit(
+                batches,
+                steps_per_epoch=batches.steps,
+                initial_epoch=batches.first_epoch,
+                epochs=epochs,
+                verbose=0,
+                shuffle=False,
+                callbacks=[validation, plateau, stop, Progress(epochs, log), resumable],
+            )
+        else:
+            resumable.on_train_begin()
+            model.set_weights(stop.best_weights)
     except Interrupted:
         resumable.keep()
         raise

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,7 +52,6 @@ class Task:
     """What the operator asks of the task instance."""
 
     def __init__(self) -> None:
-        self.start_date = datetime.now(UTC)
         self.pushed: dict[str, Any] = {}
 
     def xcom_push(self, key: str, value: Any) -> None:
@@ -172,7 +170,7 @@ def test_a_committed_artifact_is_taken_without_a_pod(
 
     operator = prepared(resample, monkeypatch)
     store = open_store(settings().store_uri)
-    made = {"step": "train", "key": operator._key, "metrics": {"images": 3}, "files": {}}
+    made = {"step": "train", "key": operator._key, "metrics": {"images": 3}, "seconds": 1, "files": {}}
     store.create(f"artifacts/train/{operator._key}/artifact.json", json.dumps(made).encode())
     monkeypatch.setattr("include.steps._record", lambda *_: None)
     task = Task()
@@ -290,7 +288,7 @@ def test_an_artifact_counts_whatever_became_of_its_pod(resample: str, monkeypatc
     monkeypatch.setattr("include.steps._record", lambda *_: None)
 
     def lost_after_the_commit() -> None:
-        made = {"step": "train", "key": operator._key, "metrics": {}, "files": {}}
+        made = {"step": "train", "key": operator._key, "metrics": {}, "seconds": 1, "files": {}}
         open_store(settings().store_uri).create(
             f"artifacts/train/{operator._key}/artifact.json", json.dumps(made).encode()
         )

@@ -238,7 +238,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     lines += process.stderr
     assert process.wait() == status, "".join(lines)
     if how == signal.SIGTERM:
-        assert lines[-1].startswith("gesso: Training was told to stop (SIGTERM). Run again: it goes on")
+        assert lines[-1].startswith("gesso: It was told to stop (SIGTERM). Run again: ")
 
     (kept,) = LocalStore(tmp_path / "a").list("checkpoints/train/")
     told = io.StringIO()
