@@ -90,7 +90,9 @@ def supervise() -> None:
     try:
         environment = _environment(home, postgres.get_uri(driver="psycopg2"))
         subprocess.run(["airflow", "db", "migrate"], env=environment, check=True)
-        subprocess.run(["airflow", "pools", "set", "gpu", "1", "One slot per GPU."], env=environment, check=True)
+        # A training that waits for its pod holds no worker, but it does hold the GPU.
+        pool = ["airflow", "pools", "set", "gpu", "1", "One slot per GPU.", "--include-deferred"]
+        subprocess.run(pool, env=environment, check=True)
         parts["api-server"] = subprocess.Popen(["airflow", "api-server"], env=environment)
         while not _answers(port):  # a task that starts before the API server listens fails
             if parts["api-server"].poll() is not None:

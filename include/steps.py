@@ -186,7 +186,8 @@ def _record(
 
 def _line(name: str, instance: Mapping[str, Any], artifact: Artifact, reused: bool, seconds: float) -> str:
     """One line on what a task did: name, images, seconds, reused or done."""
-    title = " ".join([name, *(str(value) for key, value in instance.items() if key != "shards")])
+    several = {key: value for key, value in instance.items() if key != "shards" and instance.get("shards") != 1}
+    title = " ".join([name, *map(str, several.values())])
     images = artifact.metrics.get("images")
     counted = "" if images is None else f"{images:,} images"
     return f"{title:<20} {counted:>16} {seconds:>8.1f} s  {'reused' if reused else 'done'}"
