@@ -3,6 +3,7 @@
 gesso snapshot --dataset pictures/                      # prints the URI of its artifact
 gesso scan --input snapshot=URI                         # each step says with --help what it needs
 gesso predict --model champion a.png b.jpg
+gesso gc                                                # says what of the store no run needs; --delete removes it
 gesso demo pictures/                                    # draws the demo data set
 """
 
@@ -66,13 +67,17 @@ def _run(words: list[str]) -> int:
         from tasks.predict import main as predict
 
         return predict(words[1:])
+    if command == "gc":
+        from tasks.gc import main as gc
+
+        return gc(words[1:])
     if command == "demo":
         return _demo(words[1:])
     if command in ("-h", "--help"):
         print(__doc__)
-        print(f"Steps, in order: {', '.join(NAMES)}\nTools: demo, predict")
+        print(f"Steps, in order: {', '.join(NAMES)}\nTools: demo, gc, predict")
         return 0
-    raise ParamsError(f"There is no command {command!r}. Steps: {', '.join(NAMES)}. Tools: demo, predict.")
+    raise ParamsError(f"There is no command {command!r}. Steps: {', '.join(NAMES)}. Tools: demo, gc, predict.")
 
 
 def _step(step: Step, words: list[str]) -> int:

@@ -17,12 +17,10 @@ import io
 import math
 import re
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,7 +34,7 @@ from tasks.core.artifacts import Inputs, Output, canonical
 from tasks.core.errors import DataError, NotFound, StoreError
 from tasks.core.settings import settings
 from tasks.core.step import code_digest
-from tasks.core.store import Store, open_store
+from tasks.core.store import Store, in_threads, open_store
 from tasks.vision.features import FEATURE_NAMES, FEATURE_SIZE, describe
 from tasks.vision.images import Pixels, open_image, perceptual_hash, shrink, thumbnail_jpeg
 
@@ -46,9 +44,6 @@ Params = params.ScanParams
 THUMBNAIL_SIDE = 112  # pixels
 LOG_SECONDS = 10
 GONE, CHANGED = LOST = ("gone since the snapshot", "changed since the snapshot")
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +198,10 @@ def _listed(images: pd.DataFrame, dataset: str, max_megapixels: float) -> Iterat
 def _look_at_all(store: Store, listed: Collection[Listed], params: Params, out: Output) -> Iterator[Row]:
     """Rows of the objects, in their order, by threads: reading, hashing and decoding release the GIL."""
     cv2.setNumThreads(1)  # each thread works on an image of its own
-    threads = settings().threads
-    readers = threads if store.local_path("") else max(16, 4 * threads)  # over a network most of the time is waiting
+    # Over a network most of the time is waiting.
+    threads = settings().threads if store.local_path("") else store.threads
     started = logged = time.monotonic()
-    rows = _mapped(lambda each: _look_at(store, each, params), listed, readers)
+    rows = in_threads(lambda each: _look_at(store, each, params), listed, threads)
     for done, row in enumerate(rows, start=1):
         yield row
         now = time.monotonic()
@@ -214,18 +209,6 @@ def _look_at_all(store: Store, listed: Collection[Listed], params: Params, out: 
             logged, rate = now, done / (now - started)
             left = (len(listed) - done) / rate
             out.log(f"scan: {done:,} of {len(listed):,} images, {rate:,.0f} images/s, {left:,.0f} s left")
-
-
-def _mapped(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """`map` in threads, at most a few items ahead of the reader, so that results don't pile up."""
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > 4 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _look_at(store: Store, each: Listed, params: Params) -> Row:

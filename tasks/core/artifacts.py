@@ -1,6 +1,7 @@
 """Artifacts: immutable folders that steps write, addressed by what made them.
 
     artifacts/<step>/<key>/artifact.json             written last and create-only: the artifact exists whole or not
+                                                     (later only `use.py` writes it: used_at, removed_at)
     artifacts/<step>/<key>/<attempt>/<file>          what artifact.json lists, with size and SHA-256
 
 The key is a SHA-256 over the step's name, its code, its params, its inputs' keys and what it observed of the outside
@@ -10,6 +11,7 @@ world. The same key means the same content, so a rerun, a retry and a backfill f
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -61,11 +63,21 @@ class Artifact:
 
     @classmethod
     def find(cls, store: Store, step: str, key: str) -> Self | None:
-        """The artifact with this key, or None where no commit of it exists."""
+        """The artifact with this key, or None where no commit of it exists.
+
+        Raises:
+            DataError: its artifact.json was damaged.
+        """
         try:
-            return cls(store, json.loads(store.get(f"artifacts/{step}/{key}/{MANIFEST}")))
+            manifest = json.loads(store.get(f"artifacts/{step}/{key}/{MANIFEST}"))
         except NotFound:
             return None
+        except ValueError as error:
+            raise DataError(
+                f"{store.uri}/artifacts/{step}/{key}/{MANIFEST} can't be read ({error}). Delete it and run again: the "
+                f"step makes its artifact anew."
+            ) from None
+        return None if "removed_at" in manifest else cls(store, manifest)
 
     @classmethod
     def open(cls, uri: str) -> Self:
@@ -156,14 +168,15 @@ class Artifact:
         if local is None:
             local = settings().scratch_folder / "copies" / f"{facts['sha256']}{Path(name).suffix}"
             if not local.exists():
-                self.store.download(key, local)
+                with suppress(NotFound):
+                    self.store.download(key, local)
         if name not in self._verified:
             if not local.exists() or local.stat().st_size != facts["size"] or file_sha256(local) != facts["sha256"]:
                 if self.store.local_path(key) is None:
                     local.unlink(missing_ok=True)
                 raise DataError(
                     f"{name} in {self.uri} is missing or was changed after its commit. "
-                    f"Delete that artifact's folder and run again: the step makes it anew."
+                    f"Delete that artifact's folder, if it is there, and run again: the step makes it anew."
                 )
             self._verified.add(name)
         return local
@@ -180,6 +193,8 @@ class Artifact:
 
     def is_whole(self) -> bool:
         """Whether every file is still there with its size (contents are checked when they are read)."""
+        if "removed_at" in self.manifest:
+            return False
         there = {found.key: found.size for found in self.store.list(self.folder + "/")}
         return all(there.get(f"{self.folder}/{facts['path']}") == facts["size"] for facts in self._files())
 

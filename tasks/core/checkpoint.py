@@ -1,6 +1,6 @@
 """The state of a step's unfinished work, kept in the store so that a killed step goes on where it was.
 
-    checkpoints/<step>/<key>    one object, written over and over; gone once the artifact of this key is committed
+checkpoints/<step>/<key>    one object, written over and over; gone once the artifact of this key is committed
 """
 
 from pathlib import Path

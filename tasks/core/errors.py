@@ -29,6 +29,12 @@ class StoreError(GessoError):
     exit_status = TRY_AGAIN
 
 
+class Unusable(StoreError):
+    """A store that is not set up right, or can't do what Gesso needs of it: trying again does not help."""
+
+    exit_status = 1
+
+
 class NotFound(StoreError):
     """The object, folder or bucket asked for is not there."""
 

@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import importlib
 import inspect
+import itertools
 import json
 import platform
 import shutil
@@ -34,10 +35,11 @@ from typing import Any
 
 from tasks.core.artifacts import MANIFEST, Artifact, Inputs, Output, artifact_key, file_sha256
 from tasks.core.checkpoint import Checkpoint
-from tasks.core.errors import GessoError, Interrupted, ParamsError, StoreError
+from tasks.core.errors import GessoError, Interrupted, NotFound, ParamsError, StoreError
 from tasks.core.params import Section
 from tasks.core.settings import settings
 from tasks.core.store import Store, open_store
+from tasks.core.use import hold
 
 #: The steps, in the order of the workflow.
 NAMES = (
@@ -267,6 +269,9 @@ def execute(
     """
     step, store, started = load(name), open_store(store_uri), time.monotonic()
     opened = open_inputs(step, inputs)
+    for artifact in itertools.chain.from_iterable(opened.artifacts.values()):
+        if not hold(artifact):
+            raise NotFound(f"{artifact.uri} was removed meanwhile. Run again: the step {artifact.step} makes it anew.")
     with scratch(name) as folder:
         out = Output(folder, store, Checkpoint(store, name))
         observed, out.observed = step.observe(opened, params, out)
@@ -278,8 +283,9 @@ def execute(
                 f"Gesso than the one that asked. Build the images anew from one commit (`make images`)."
             )
         found = find_whole(store, name, key)
-        if found is not None:
+        if found is not None and hold(found):
             return Result(found, reused=True)
+        store.check()
         out.checkpoint.key = key
         try:
             step.run(opened, params, out)
@@ -321,15 +327,13 @@ def commit(store: Store, manifest: dict[str, Any], out: Output) -> Artifact:
         name: {"path": f"{attempt}/{name}", "size": path.stat().st_size, "sha256": file_sha256(path)}
         for name, path in out.files()
     }
-    for name, path in list(out.files()):
-        store.upload(path, f"{folder}/{attempt}/{name}")
+    store.upload_many((path, f"{folder}/{attempt}/{name}") for name, path in list(out.files()))
     data = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
     while not store.create(f"{folder}/{MANIFEST}", data):
         written, etag = store.get_with_etag(f"{folder}/{MANIFEST}")
         winner = Artifact(store, json.loads(written))
         if winner.is_whole():
-            for name in manifest["files"]:
-                store.delete(f"{folder}/{attempt}/{name}")
+            store.delete_many(f"{folder}/{attempt}/{name}" for name in manifest["files"])
             return winner
         if store.replace(f"{folder}/{MANIFEST}", data, etag):
             break
@@ -338,8 +342,7 @@ def commit(store: Store, manifest: dict[str, Any], out: Output) -> Artifact:
 
 def _with_evidence(message: str, store: Store, folder: str, out: Output) -> str:
     """Keep what a failed step wrote, for a person to look at, and say where."""
-    names = []
-    for name, path in list(out.files()):
-        store.upload(path, f"{folder}/{name}")
-        names.append(name)
+    files = list(out.files())
+    store.upload_many((path, f"{folder}/{name}") for name, path in files)
+    names = [name for name, _ in files]
     return f"{message} What it found is kept in {store.uri}/{folder}: {', '.join(names)}." if names else message

@@ -166,9 +166,7 @@ class Resumable(keras.callbacks.Callback):  # type: ignore[misc]
     GESSO_CHECKPOINT_SECONDS, and at once where the process is told to stop (SIGTERM). Stands after the others.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, file: Path, plateau: Any, stop: Any, log: Callable[[str], None]
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, file: Path, plateau: Any, stop: Any, log: Callable[[str], None]) -> None:
         """Prepare it.
 
         Args:

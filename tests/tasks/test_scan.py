@@ -2,7 +2,6 @@
 
 import io
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -251,15 +250,6 @@ def test_a_file_too_long_for_any_allowed_picture_is_not_read(run_step: RunStep, 
         "",
         "53,687 MB, more than an image of the allowed size can have",
     ]
-
-
-def test_work_waits_for_its_reader() -> None:
-    started: list[int] = []
-    results = scan._mapped(lambda item: started.append(item) or item, range(1000), threads=2)
-    assert next(results) == 0
-    assert len(started) < 20
-    assert list(results) == list(range(1, 1000))
-    assert threading.active_count() < 20
 
 
 @pytest.mark.parametrize("kind", ["s3", "s3_versioned"])

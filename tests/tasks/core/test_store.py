@@ -1,9 +1,10 @@
 """Both stores, held to one contract: a folder, and S3 (moto's server; a real one under the marker `s3`)."""
 
+import itertools
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.errors import Denied, NotFound, ParamsError, StoreError
-from tasks.core.store import LocalStore, S3Store, Store, open_store
+from tasks.core.store import LocalStore, S3Store, Store, in_threads, open_store
 
 ODD_KEYS = [
     "plain.txt",
@@ -28,6 +29,12 @@ def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "folder":
         return open_store(tmp_path / "store")
     return open_store(request.getfixturevalue("s3"))
+
+
+@pytest.fixture(params=["folder", pytest.param("real-s3", marks=pytest.mark.s3)])
+def atomic_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """A store to race in: moto's server lets two conditional writes win now and then."""
+    return open_store(tmp_path / "store" if request.param == "folder" else request.getfixturevalue("s3"))
 
 
 @pytest.mark.parametrize("key", ODD_KEYS)
@@ -57,18 +64,18 @@ def test_create_is_won_once(any_store: Store) -> None:
     assert any_store.get("commit") == b"first"
 
 
-def test_sixteen_racing_creates_have_one_winner(any_store: Store) -> None:
-    for round_ in range(3):
+def test_sixteen_racing_creates_have_one_winner(atomic_store: Store) -> None:
+    for round_ in range(10):
         barrier = threading.Barrier(16)
 
         def create(writer: int, key: str = f"race/{round_}", barrier: threading.Barrier = barrier) -> bool:
             barrier.wait()
-            return any_store.create(key, str(writer).encode())
+            return atomic_store.create(key, str(writer).encode())
 
         with ThreadPoolExecutor(16) as pool:
             won = list(pool.map(create, range(16)))
         assert sum(won) == 1
-        assert any_store.get(f"race/{round_}") == str(won.index(True)).encode()
+        assert atomic_store.get(f"race/{round_}") == str(won.index(True)).encode()
 
 
 def test_replace_is_compare_and_swap(any_store: Store) -> None:
@@ -80,18 +87,18 @@ def test_replace_is_compare_and_swap(any_store: Store) -> None:
     assert any_store.get("pointer") == b"2"
 
 
-def test_racing_replaces_lose_no_update(any_store: Store) -> None:
-    any_store.put("counter", b"0")
+def test_racing_replaces_lose_no_update(atomic_store: Store) -> None:
+    atomic_store.put("counter", b"0")
 
     def increment(_: int) -> None:
         while True:
-            data, etag = any_store.get_with_etag("counter")
-            if any_store.replace("counter", str(int(data) + 1).encode(), etag):
+            data, etag = atomic_store.get_with_etag("counter")
+            if atomic_store.replace("counter", str(int(data) + 1).encode(), etag):
                 return
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(increment, range(24)))
-    assert any_store.get("counter") == b"24"
+    assert atomic_store.get("counter") == b"24"
 
 
 def test_a_replace_of_what_is_gone_is_lost(any_store: Store) -> None:
@@ -100,6 +107,49 @@ def test_a_replace_of_what_is_gone_is_lost(any_store: Store) -> None:
     any_store.delete("pointer")
     assert not any_store.replace("pointer", b"2", etag)
     assert not any_store.exists("pointer")
+
+
+def test_many_at_a_time(any_store: Store, tmp_path: Path) -> None:
+    names = [f"many/{number:03} 그림" for number in range(150)]
+    any_store.put_many((name, name.encode()) for name in names)
+    assert list(any_store.get_many(iter(names))) == [(name, name.encode()) for name in names], "in order"
+    assert sorted(found.key for found in any_store.list_many(["many/00", "many/1", "none/"])) == [
+        name for name in names if name.startswith(("many/00", "many/1"))
+    ]
+    any_store.download_many((name, tmp_path / "down" / str(at)) for at, name in enumerate(names))
+    assert [(tmp_path / "down" / str(at)).read_text() for at in range(150)] == names
+    any_store.upload_many((tmp_path / "down" / str(at), f"up/{name}") for at, name in enumerate(names[:20]))
+    assert dict(any_store.get_many(f"up/{name}" for name in names[:20])) == {f"up/{n}": n.encode() for n in names[:20]}
+    any_store.delete_many([*names, "many/nothing"])
+    assert list(any_store.list("many/")) == []
+
+
+def test_threads_are_a_bounded_number_of_items_ahead() -> None:
+    taken, kept = itertools.count(), []
+
+    def items() -> Iterator[int]:
+        for number in range(1000):
+            next(taken)
+            yield number
+
+    for at, result in enumerate(in_threads(lambda number: number * 2, items(), 3)):
+        assert result == at * 2
+        kept.append(next(taken) - 2 * at)  # what was taken by now: two counts are made for each result
+    assert max(kept) <= 4 * 3
+
+
+def test_the_first_error_ends_work_in_threads() -> None:
+    done: list[int] = []
+
+    def work(number: int) -> int:
+        if number == 5:
+            raise ValueError("five")
+        done.append(number)
+        return number
+
+    with pytest.raises(ValueError, match="five"):
+        list(in_threads(work, itertools.count(), 2))
+    assert len(done) < 30
 
 
 def test_files_go_up_and_down(any_store: Store, tmp_path: Path) -> None:
@@ -173,6 +223,18 @@ def test_on_a_real_server_versions_are_as_of_an_instant(s3_versioned: str) -> No
     assert {key: store.get(key, found.version) for key, found in then.items()} == {"changed": b"old", "deleted": b"old"}
     now = {found.key for found in store.list_as_of("", datetime.now(UTC) + timedelta(seconds=5)) or ()}
     assert now == {"changed", "added"}
+
+
+@pytest.mark.s3
+def test_on_a_real_server_ten_thousand_odd_keys(s3: str) -> None:
+    odd = [*ODD_KEYS, "a//b", "a/../b", "./c", "-", "+", "&amp;", "tab\there", "?query=1#part", "ümlaut", " ends with "]
+    keys = [f"{number:05}/{odd[number % len(odd)]}" for number in range(10_000)]
+    store = open_store(s3)
+    store.put_many((key, key.encode()) for key in keys)
+    assert sorted(found.key for found in store.list()) == sorted(keys)
+    assert all(data == key.encode() for key, data in store.get_many(keys[::7]))
+    store.delete_many(keys)
+    assert list(store.list()) == []
 
 
 @pytest.mark.s3

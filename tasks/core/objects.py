@@ -1,0 +1,99 @@
+"""What both kinds of store share: how a listing shows an object, and many objects at a time by threads."""
+
+import re
+import uuid
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: Names of files and objects that a write makes on its way and that a killed process leaves behind.
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+
+
+def temporary_name() -> str:
+    """A new name that `TEMPORARY` matches."""
+    return f".{uuid.uuid4().hex}.tmp"
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """An object as a listing shows it."""
+
+    key: str
+    size: int  # bytes
+    etag: str  # changes when the object does; not comparable between stores
+    modified: datetime  # UTC
+    version: str | None = None  # the version id, in a bucket that keeps versions
+
+
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """`map` by threads, in order, at most `4 * threads` items ahead of the reader, so that nothing piles up.
+
+    The first error ends it: what has not begun is left undone.
+    """
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= 4 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Bulk(ABC):
+    """Many objects at a time, for a store that can do one. Inputs may be endless: they are read as they are used."""
+
+    uri: str
+    threads: int
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[Object]: ...
+
+    @abstractmethod
+    def get(self, key: str, version: str | None = None) -> bytes: ...
+
+    @abstractmethod
+    def put(self, key: str, data: bytes) -> None: ...
+
+    @abstractmethod
+    def delete(self, key: str) -> None: ...
+
+    @abstractmethod
+    def upload(self, path: Path, key: str) -> None: ...
+
+    @abstractmethod
+    def download(self, key: str, path: Path) -> None: ...
+
+    def list_many(self, prefixes: Iterable[str]) -> Iterator[Object]:
+        for found in in_threads(lambda prefix: [*self.list(prefix)], prefixes, self.threads):
+            yield from found
+
+    def get_many(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        return in_threads(lambda key: (key, self.get(key)), keys, self.threads)
+
+    def put_many(self, objects: Iterable[tuple[str, bytes]]) -> None:
+        self._all(lambda each: self.put(*each), objects)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        self._all(self.delete, keys)
+
+    def upload_many(self, files: Iterable[tuple[Path, str]]) -> None:
+        self._all(lambda each: self.upload(*each), files)
+
+    def download_many(self, files: Iterable[tuple[str, Path]]) -> None:
+        self._all(lambda each: self.download(*each), files)
+
+    def _all(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
+        deque(in_threads(work, items, self.threads), maxlen=0)
