@@ -1,7 +1,7 @@
 # Gesso. `make help` lists the targets; each is idempotent and sets up what it needs.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint up down lock clean
+.PHONY: help install run test lint up down env images lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,6 +10,8 @@ DATASET ?=
 PRESET ?=
 PARAMS ?=
 MARKS ?= not faults
+VERSION := 0.1.0
+VARIANT ?= trainer-cpu
 export DATASET PRESET PARAMS
 
 help:  ## this list
@@ -44,9 +46,17 @@ up: $(READY)  ## start Airflow's UI, scheduler, DAG processor and triggerer on h
 down: $(READY)  ## stop what `make up` started
 	@$(BIN)/python -m include.serve down
 
+env:  ## make .env: the secrets that docker compose needs
+	@python3 -m include.make_env .env
+
+images:  ## build the images airflow and trainer-cpu; VARIANT=trainer: also the one with CUDA
+	@for target in airflow trainer-cpu $(filter-out trainer-cpu,$(VARIANT)); do \
+	  docker build --target $$target --tag gesso/$$target:$(VERSION) . || exit 1; done
+
 lock: $(READY)  ## compile requirements*.in into requirements*.txt
 	@$(BIN)/uv pip compile --quiet --no-header --no-annotate requirements.in --output-file requirements.txt
-	@$(BIN)/uv pip compile --quiet --no-header --no-annotate requirements-dev.in --output-file requirements-dev.txt
+	@for name in dev trainer trainer-cuda; do $(BIN)/uv pip compile --quiet --no-header --no-annotate \
+	  requirements-$$name.in --output-file requirements-$$name.txt || exit 1; done
 
 clean:  ## remove .venv and what runs left in .gesso
 	@$(BIN)/python -m include.serve down 2>/dev/null || true

@@ -29,7 +29,6 @@ def airflow_environment(home: Path, **config: str) -> dict[str, str]:
         "core__plugins_folder": str(ROOT / "plugins"),
         "core__load_examples": "False",
         "database__load_default_connections": "False",
-        "logging__namespace_levels": "botocore=WARNING",  # else each client says where it found its keys
         **config,
     }
     return {

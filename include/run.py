@@ -7,7 +7,6 @@ Airflow's own log goes to a file; the terminal gets a line for each step, then t
 
 import argparse
 import json
-import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -33,7 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--preset", default="", help=f"{', '.join(PRESETS)} (default: demo for the demo, else quick)")
     parser.add_argument("--params", default="", help="JSON object of params; they win over the preset's")
     options = parser.parse_args(arguments)
-    logging.getLogger("botocore").setLevel(logging.WARNING)  # Airflow prints all loggers' lines
     try:
         return _run(_conf(options))
     except GessoError as error:

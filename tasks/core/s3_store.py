@@ -1,5 +1,6 @@
 """A prefix of a bucket as a store: Amazon's S3, and servers that speak its protocol."""
 
+import logging
 import os
 import random
 import shutil
@@ -41,6 +42,8 @@ def _client(process: int, environment: frozenset[tuple[str, str]]) -> Any:
     import boto3
     from botocore.config import Config
 
+    if not (logger := logging.getLogger("botocore")).level:
+        logger.setLevel(logging.WARNING)  # else each client says in the task's log where it found its keys
     config = Config(
         # These few tries are for a part of a large file; `S3Store._ask` is around all of them.
         retries={"mode": "standard", "total_max_attempts": 3},
