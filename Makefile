@@ -32,7 +32,7 @@ run: $(READY)  ## run the workflow once: make run [DATASET=folder or s3://…] [
 	@$(BIN)/python -m include.run --dataset "$$DATASET" --preset "$$PRESET" --params "$$PARAMS"
 
 test: lint  ## lint, types and tests
-	@$(BIN)/pytest -n 2 -m "$(MARKS)"
+	@$(BIN)/pytest -n 2 --dist loadgroup -m "$(MARKS)"
 
 lint: $(READY)  ## ruff and mypy alone
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy --no-error-summary

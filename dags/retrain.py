@@ -30,7 +30,7 @@ from tasks.core.settings import settings
     default_args={
         "owner": "ml-platform",
         "retries": settings().retries,  # against a network or a server; bad data is never tried again
-        "retry_delay": timedelta(seconds=30),
+        "retry_delay": timedelta(seconds=settings().retry_seconds),
         "retry_exponential_backoff": True,
         "max_retry_delay": timedelta(minutes=10),
         "execution_timeout": timedelta(hours=12),

@@ -180,6 +180,8 @@ class StepPod(KubernetesPodOperator):
         """Start the pod, unless its artifact is there. Raises as `_watch`."""
         self._prepare(context)
         if artifact := self._committed():
+            if context["ti"].try_number > 1:
+                self._delete_left_pod(context)
             return self._finish(context, artifact, reused=True)
         return self._watch(context, lambda: super(StepPod, self).execute(context))
 
@@ -191,6 +193,13 @@ class StepPod(KubernetesPodOperator):
     def cleanup(self, pod: Any, remote_pod: Any, *args: Any, **named: Any) -> None:
         self._ended = remote_pod  # it is deleted next, and its status says why it failed
         super().cleanup(pod, remote_pod, *args, **named)
+
+    def _delete_left_pod(self, context: Any) -> None:
+        """Delete the pod of an earlier try, whose worker died before it could."""
+        try:
+            self.process_pod_deletion(self.find_pod(self.namespace or pod_settings().namespace, context))
+        except Exception as error:  # the artifact is there all the same
+            self.log.warning("The pod of an earlier try may be left: %s", first_line(error))
 
     def _prepare(self, context: Any) -> None:
         try:

@@ -3,9 +3,11 @@
     python -m include.serve up       # starts it, waits until it is healthy, prints address and login
     python -m include.serve down     # ends every process that `up` started
 
-One supervisor holds the parts together in a process group of its own, so that none outlives the others.
+One supervisor holds the parts together in a session of its own, so that none outlives the others. A part that ends is
+started again; Airflow then takes up what it had left.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -14,8 +16,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from include.environment import ROOT, airflow_environment, airflow_home, kept_secrets
 from tasks.core.errors import GessoError, ParamsError
@@ -23,6 +28,16 @@ from tasks.core.settings import settings
 
 #: How long a first start on a busy machine may take, in seconds.
 PATIENCE = 240
+
+#: A part that ends more often than this within an hour is not started again: what ends it would not go away.
+RESTARTS = 5
+
+#: How long a dead part's work waits for another to take it up, in seconds; AIRFLOW__… variables that are set win.
+#: Airflow's own 300 are for a fleet.
+AFTER_A_DEATH = {
+    "scheduler__task_instance_heartbeat_timeout": "60",
+    "scheduler__orphaned_tasks_check_interval": "30",
+}
 
 
 def up() -> None:
@@ -47,7 +62,7 @@ def up() -> None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # its own process group: what `down` ends
+            start_new_session=True,  # what `down` ends
         )
     _pid_file(home).write_text(str(process.pid))
     print("Starting Airflow (PostgreSQL, API server, scheduler, DAG processor, triggerer)…", flush=True)
@@ -69,12 +84,12 @@ def down() -> None:
     if pid is None:
         print("Airflow is not up.")
     else:
-        os.killpg(pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 30
-        while _group_lives(pid) and time.monotonic() < deadline:
+        while _supervises(pid) and time.monotonic() < deadline:
             time.sleep(0.2)
-        if _group_lives(pid):
-            os.killpg(pid, signal.SIGKILL)
+        _kill(_session(pid))
         print("Airflow is down.")
     _pid_file(home).unlink(missing_ok=True)
     if (home / "postgres" / "postmaster.pid").exists():  # the supervisor was killed before it could
@@ -82,11 +97,12 @@ def down() -> None:
 
 
 def supervise() -> None:
-    """Run all parts until told to stop, or until one of them ends."""
+    """Run all parts until told to stop; start one that ends again."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     home, port = airflow_home("airflow"), settings().port
     postgres = _postgres(home)
     parts: dict[str, subprocess.Popen[bytes]] = {}
+    ended: defaultdict[str, list[float]] = defaultdict(list)
     try:
         environment = _environment(home, postgres.get_uri(driver="psycopg2"))
         subprocess.run(["airflow", "db", "migrate"], env=environment, check=True)
@@ -103,7 +119,15 @@ def supervise() -> None:
         while True:
             for part, process in parts.items():
                 if process.poll() is not None:
-                    sys.exit(f"{part} ended with status {process.returncode}; stopping the others.")
+                    now = time.monotonic()
+                    ended[part] = [*(then for then in ended[part] if now - then < 3600), now]
+                    if len(ended[part]) > RESTARTS:
+                        sys.exit(f"{part} ended {len(ended[part])} times within an hour; stopping the others.")
+                    print(f"{part} ended with status {process.returncode}; starting it again.", flush=True)
+                    _kill(_orphans())
+                    parts[part] = subprocess.Popen(["airflow", part], env=environment)
+                    if part == "api-server":
+                        _hold(parts["scheduler"], parts[part], port)
             time.sleep(1)
     finally:
         for process in parts.values():
@@ -114,6 +138,38 @@ def supervise() -> None:
             except subprocess.TimeoutExpired:
                 process.kill()
         postgres.stop()
+
+
+def _hold(scheduler: subprocess.Popen[bytes], api_server: subprocess.Popen[bytes], port: int) -> None:
+    """Let no task start before the API server listens: it would fail."""
+    scheduler.send_signal(signal.SIGSTOP)
+    try:
+        while api_server.poll() is None and not _answers(port):
+            time.sleep(0.5)
+    finally:
+        scheduler.send_signal(signal.SIGCONT)
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of a session. Tasks have process groups of their own, but no sessions."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) == leader:
+                found.append(pid)
+    return found
+
+
+def _orphans() -> list[int]:
+    """What a killed part left running: processes of this session that descend from no part."""
+    family = {child.pid for child in psutil.Process().children(recursive=True)} | {os.getpid()}
+    return [pid for pid in _session(os.getpid()) if pid not in family]
+
+
+def _kill(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _environment(home: Path, database: str) -> dict[str, str]:
@@ -137,6 +193,7 @@ def _environment(home: Path, database: str) -> dict[str, str]:
         api__workers="1",
         api_auth__jwt_secret=secret["jwt"],
         dag_processor__refresh_interval="30",
+        **{name: os.environ.get(f"AIRFLOW__{name.upper()}", seconds) for name, seconds in AFTER_A_DEATH.items()},
     ) | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 
 
@@ -151,21 +208,26 @@ def _pid_file(home: Path) -> Path:
 
 
 def _supervisor(home: Path) -> int | None:
-    """The process group of a supervisor that is alive."""
+    """The supervisor, if it or anything that it started is alive."""
     try:
         pid = int(_pid_file(home).read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ValueError):
         return None
-    return pid if b"include.serve" in command or _group_lives(pid) else None
+    if _command(pid) and not _supervises(pid):
+        return None  # the number is another process's by now
+    return pid if _session(pid) else None
 
 
-def _group_lives(group: int) -> bool:
+def _supervises(pid: int) -> bool:
+    return b"include.serve" in _command(pid)
+
+
+def _command(pid: int) -> bytes:
+    """A process's command line; empty where there is none of this number."""
     try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def _get(port: int, path: str) -> Any:

@@ -41,6 +41,9 @@ class Settings(BaseModel):
     retries: int = Field(
         2, ge=0, description="How often Airflow tries a step again that failed for no fault of the data."
     )
+    retry_seconds: float = Field(
+        30, ge=0, description="How long Airflow waits before the first retry; then twice as long each time."
+    )
     port: int = Field(8080, ge=1, le=65535, description="Port of the Airflow UI that `make up` starts.")
     schedule: str = Field("@weekly", description="Cron expression or preset of the scheduled retraining.")
 

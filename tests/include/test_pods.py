@@ -51,6 +51,8 @@ def resample(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> str:
 class Task:
     """What the operator asks of the task instance."""
 
+    try_number = 1
+
     def __init__(self) -> None:
         self.pushed: dict[str, Any] = {}
 
