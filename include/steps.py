@@ -175,7 +175,7 @@ def _record(
     }
 
     def change(record: Record) -> None:
-        record.setdefault("run_type", str(run.run_type))
+        record.setdefault("run_type", str(getattr(run.run_type, "value", run.run_type)))
         record.setdefault("as_of", str(run_params().as_of or as_of(context) or run.run_after))
         record.setdefault("params", run_params().model_dump(mode="json"))
         entries = record["steps"].setdefault(name, [])

@@ -47,7 +47,7 @@ def kill_each_once(airflow: Airflow, run: Run, steps: Iterable[str], *, supervis
 
 @pytest.mark.parametrize(
     ("steps", "supervisor"),
-    [(NAMES, False), (("scan", "train", "promote"), True)],
+    [(NAMES, False), (("train",), True)],
     ids=["task", "task and supervisor"],
 )
 def test_the_worker_dies_during_a_step(airflow: Airflow, steps: tuple[str, ...], supervisor: bool) -> None:
