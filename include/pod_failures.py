@@ -27,7 +27,7 @@ def explain(pod: k8s.V1Pod | None, failure: Exception | None, pods: "PodSettings
     """
     if failure is None:
         return "The pod says Completed, but there is no artifact. Its log above may tell why.", True
-    if isinstance(failure, ApiException) and failure.status != 404:
+    if isinstance(failure, ApiException) and (failure.status != 404 or "namespaces" in str(failure.body)):
         return _refused(failure, pods)
     if pod is None or pod.status is None:
         return f"The pod is gone: its node was lost or reclaimed, or somebody deleted it. {GO_ON}", True
@@ -88,7 +88,7 @@ def _refused(error: ApiException, pods: "PodSettings") -> tuple[str, bool]:
         said = str(error.reason)
     if "exceeded quota" in said:
         return f"The namespace {pods.namespace} has no room for the pod: {said}", True
-    if error.status in (401, 403):
+    if error.status in (401, 403, 404):
         return f"Kubernetes refuses the pod: {said}. Apply include/kubernetes, or correct GESSO_POD_….", False
     return f"Kubernetes refuses the pod ({error.status}): {said}", error.status in (None, 0, 409, 429) or (
         error.status >= 500

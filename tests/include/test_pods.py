@@ -268,6 +268,12 @@ CASES: dict[str, tuple[k8s.V1Pod | None, Exception | None, str, bool]] = {
         "The namespace gesso has no room for the pod: pods train is forbidden: exceeded quota: gpus",
         True,
     ),
+    "no namespace": (
+        None,
+        refused(404, 'namespaces "nowhere" not found'),
+        'refuses the pod: namespaces "nowhere" not found. Apply include/kubernetes',
+        False,
+    ),
     "no permission": (None, refused(403, "pods is forbidden"), "pods is forbidden. Apply include/kubernetes", False),
     "server away": (None, ApiException(status=503, reason="Unavailable"), "refuses the pod (503): Unavailable", True),
     "anything else": (pod("Unknown"), ValueError("odd\nTraceback"), "The pod failed: odd", True),

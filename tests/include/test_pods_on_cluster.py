@@ -223,7 +223,7 @@ FAILURES: dict[str, tuple[dict[str, str], str]] = {
     "too long": ({"hours": "0.001"}, r"The pod ran for more than GESSO_POD_HOURS=0.001 hours"),
     "no such namespace": (
         {"namespace": "nowhere"},
-        r"Kubernetes refuses the pod \(404\)|namespaces \"nowhere\" not found",
+        r'Kubernetes refuses the pod: namespaces "nowhere" not found\. Apply include/kubernetes',
     ),
 }
 
