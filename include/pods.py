@@ -21,7 +21,7 @@ from kubernetes.client import models as k8s
 from pydantic import BaseModel, ConfigDict, Field
 
 from include.pod_failures import explain, first_line
-from include.steps import FAILED, finish, run_params, section_of
+from include.steps import FAILED, command_line, finish, run_params, section_of
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import TRY_AGAIN, GessoError
 from tasks.core.settings import from_environment, settings
@@ -220,17 +220,7 @@ class StepPod(KubernetesPodOperator):
             )
         section = section_of(self.step, context, instance)
         self._key = expected_key(self.step, uris, section)
-        self.arguments = [
-            self.step,
-            *(
-                f"--input={n}={uri}"
-                for n, given in uris.items()
-                for uri in ([given] if isinstance(given, str) else given)
-            ),
-            f"--params={section.model_dump_json()}",
-            f"--store={store}",
-            f"--expect-key={self._key}",
-        ]
+        self.arguments = [*command_line(self.step, uris, section, store), f"--expect-key={self._key}"]
         self.container_resources = resources(pods, params.gpus)
         self.node_selector = pods.node_selector | ({pods.gpu_label: params.gpu_type} if params.gpu_type else {})
         if params.gpus:  # GPU nodes are tainted, so that nothing else lands on them
@@ -250,7 +240,7 @@ class StepPod(KubernetesPodOperator):
             watch()
         except (PodFailed, PodFailedForGood):  # starting a pod that had ended already goes on to `trigger_reentry`
             raise
-        except Exception as error:
+        except Exception as error:  # whatever the operator, Kubernetes or its client raised: the artifact decides
             failure = error
         if self._uri:
             return self._uri

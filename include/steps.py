@@ -134,17 +134,21 @@ def as_of(context: Any) -> Any:
     return None
 
 
+def command_line(name: str, inputs: Mapping[str, str | Sequence[str]], params: Section, store: str) -> list[str]:
+    """The words after `gesso` that run a step: the same for a process beside the worker and for a pod."""
+    given = [
+        f"--input={given}={uri}"
+        for given, uris in inputs.items()
+        for uri in ([uris] if isinstance(uris, str) else uris)
+    ]
+    return [name, *given, f"--params={params.model_dump_json()}", f"--store={store}"]
+
+
 def _execute_apart(name: str, inputs: Mapping[str, str | Sequence[str]], params: Section, store: str) -> Result:
     """As `execute`, through the command line in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "result.json"
-        given = [
-            f"--input={given}={uri}"
-            for given, uris in inputs.items()
-            for uri in ([uris] if isinstance(uris, str) else uris)
-        ]
-        command = [sys.executable, "-m", "tasks", name, *given, f"--params={params.model_dump_json()}"]
-        command += [f"--store={store}", f"--result={answer}"]
+        command = [sys.executable, "-m", "tasks", *command_line(name, inputs, params, store), f"--result={answer}"]
         last = ""
         root = Path(__file__).parents[1]
         with subprocess.Popen(

@@ -12,7 +12,7 @@ import pytest
 from tasks.core import settings as settings_module
 from tasks.core.artifacts import Artifact
 from tasks.core.step import execute, load
-from tasks.core.store import LocalStore
+from tasks.core.store import LocalStore, Store, open_store
 
 ROOT = Path(__file__).parents[1]
 
@@ -125,3 +125,25 @@ def s3_versioned(s3_bucket: str) -> str:
 
     boto3.Session().client("s3").put_bucket_versioning(Bucket=s3_bucket, VersioningConfiguration={"Status": "Enabled"})
     return f"s3://{s3_bucket}/data"
+
+
+@pytest.fixture(params=["folder", "s3", pytest.param("real-s3", marks=pytest.mark.s3)])
+def any_store(request: pytest.FixtureRequest, home: Path) -> Store:
+    """A store of each kind; the folder is the one that commands use by themselves."""
+    return open_store(home / "store" if request.param == "folder" else request.getfixturevalue("s3"))
+
+
+@pytest.fixture(params=["folder", pytest.param("real-s3", marks=pytest.mark.s3)])
+def atomic_store(request: pytest.FixtureRequest, home: Path) -> Store:
+    """A store to race in: moto's server lets two conditional writes win now and then."""
+    return open_store(home / "store" if request.param == "folder" else request.getfixturevalue("s3"))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo data set, for tests that run the whole workflow."""
+    from tasks.demo import make_demo
+
+    folder = tmp_path_factory.mktemp("data") / "demo"
+    make_demo(folder, images=300)
+    return folder

@@ -21,7 +21,6 @@ import pytest
 from tasks.core.artifacts import Artifact
 from tasks.core.step import NAMES
 from tasks.core.store import Store, open_store
-from tasks.demo import make_demo
 from tests.conftest import ROOT
 from tests.include.test_pods_on_cluster import bucket, cluster  # noqa: F401 - fixtures
 
@@ -246,13 +245,6 @@ def strays(store: Store, step: str) -> set[str]:
     listed = {artifact.key_of(name) for artifact in made for name in artifact.names()}
     listed |= {f"{artifact.folder}/artifact.json" for artifact in made}
     return {found.key for found in store.list(f"artifacts/{step}/")} ^ listed
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "demo"
-    make_demo(folder, images=300)
-    return folder
 
 
 @pytest.fixture(scope="module")

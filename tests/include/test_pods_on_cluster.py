@@ -21,7 +21,6 @@ from kubernetes.client.exceptions import ApiException
 
 from tasks.core.artifacts import Artifact
 from tasks.core.store import Store, open_store
-from tasks.demo import make_demo
 from tests.conftest import REAL_S3, ROOT
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.s3, pytest.mark.trainer, pytest.mark.timeout(600)]
@@ -47,13 +46,6 @@ def cluster() -> Iterator[client.CoreV1Api]:
     api.namespace = name
     yield api
     api.delete_namespace(name)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "demo"
-    make_demo(folder, images=300)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -28,19 +28,6 @@ from tasks.core.store import LocalStore, S3Store, Store, open_store
 Make = Callable[..., Artifact]
 
 
-@pytest.fixture(params=["folder", "s3", pytest.param("real-s3", marks=pytest.mark.s3)])
-def any_store(request: pytest.FixtureRequest, home: Path) -> Store:
-    if request.param == "folder":
-        return open_store(home / "store")
-    return open_store(request.getfixturevalue("s3"))
-
-
-@pytest.fixture(params=["folder", pytest.param("real-s3", marks=pytest.mark.s3)])
-def atomic_store(request: pytest.FixtureRequest, home: Path) -> Store:
-    """A store to race in: moto's server lets two conditional writes win now and then."""
-    return open_store(home / "store" if request.param == "folder" else request.getfixturevalue("s3"))
-
-
 @pytest.fixture
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     """Commits an artifact of two files to the test's store: make("scan", snapshot=snapshot)."""

@@ -24,19 +24,6 @@ ODD_KEYS = [
 ]
 
 
-@pytest.fixture(params=["folder", "s3", pytest.param("real-s3", marks=pytest.mark.s3)])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    if request.param == "folder":
-        return open_store(tmp_path / "store")
-    return open_store(request.getfixturevalue("s3"))
-
-
-@pytest.fixture(params=["folder", pytest.param("real-s3", marks=pytest.mark.s3)])
-def atomic_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """A store to race in: moto's server lets two conditional writes win now and then."""
-    return open_store(tmp_path / "store" if request.param == "folder" else request.getfixturevalue("s3"))
-
-
 @pytest.mark.parametrize("key", ODD_KEYS)
 def test_what_is_put_is_got_and_listed(any_store: Store, key: str) -> None:
     any_store.put(key, b"one")
