@@ -23,12 +23,12 @@ from datetime import UTC, datetime, timedelta
 from graphlib import TopologicalSorter
 from typing import Any
 
-from tasks.core.artifacts import MANIFEST
+from tasks.core.artifacts import MANIFEST, is_removed
 from tasks.core.errors import DataError, NotFound, ParamsError
 from tasks.core.objects import in_threads
 from tasks.core.settings import settings
 from tasks.core.store import Object, Store, open_store
-from tasks.core.use import is_removed, last_used, mark_removed
+from tasks.core.use import last_used, mark_removed
 
 #: Step and key of an artifact.
 Address = tuple[str, str]

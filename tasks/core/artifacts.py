@@ -50,6 +50,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_removed(manifest: Mapping[str, Any]) -> bool:
+    """Whether what is in artifact.json is the note of a removal."""
+    return "removed_at" in manifest
+
+
 class Artifact:
     """A committed artifact, to read from.
 
@@ -77,7 +82,7 @@ class Artifact:
                 f"{store.uri}/artifacts/{step}/{key}/{MANIFEST} can't be read ({error}). Delete it and run again: the "
                 f"step makes its artifact anew."
             ) from None
-        return None if "removed_at" in manifest else cls(store, manifest)
+        return None if is_removed(manifest) else cls(store, manifest)
 
     @classmethod
     def open(cls, uri: str) -> Self:
@@ -193,7 +198,7 @@ class Artifact:
 
     def is_whole(self) -> bool:
         """Whether every file is still there with its size (contents are checked when they are read)."""
-        if "removed_at" in self.manifest:
+        if is_removed(self.manifest):
             return False
         there = {found.key: found.size for found in self.store.list(self.folder + "/")}
         return all(there.get(f"{self.folder}/{facts['path']}") == facts["size"] for facts in self._files())

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tasks.core.artifacts import MANIFEST, Artifact
+from tasks.core.artifacts import MANIFEST, Artifact, is_removed
 from tasks.core.errors import Denied, NotFound
 from tasks.core.store import Store
 
@@ -25,11 +25,6 @@ FRESH = timedelta(hours=12)
 def last_used(manifest: Mapping[str, Any]) -> datetime:
     """When the artifact was made, or an old one was last taken up by a run."""
     return datetime.fromisoformat(manifest.get("used_at") or manifest["made_at"])
-
-
-def is_removed(manifest: Mapping[str, Any]) -> bool:
-    """Whether what is in artifact.json is the note of a removal."""
-    return "removed_at" in manifest
 
 
 def mark_removed(store: Store, step: str, key: str, etag: str) -> bool:
