@@ -163,6 +163,8 @@ class TrainShared(Seeded, Sized):
 
 class TrainParams(TrainShared):
     architecture: Architecture = Field("residual", description="The network to train.")
+    fold: int = Field(0, ge=0, le=20, description="Which fold of a cross-validation this trains; 0: none of them.")
+    folds: int = Field(0, ge=0, le=20, description="Into how many folds the cross-validation divides the images.")
 
 
 class PodParams(Section):
@@ -170,6 +172,29 @@ class PodParams(Section):
 
     gpus: int = _param(1, "Training", "GPUs of a training pod; 0: it trains on CPUs.", ge=0, le=16)
     gpu_type: str = _param("", "Training", "Type of GPU, as the nodes' label has it. Empty: any.", pattern=r"^[\w.-]*$")
+
+
+class RunParams(Section):
+    """What is asked of a run as a whole. It shapes no artifact, so it is in no artifact's key."""
+
+    dry_run: bool = _param(
+        False, "Data", "Stop before the training, and report what would be removed, kept and trained on."
+    )
+    min_new_images: int = _param(
+        100,
+        "Data",
+        "A scheduled run trains where at least this many images are new, changed or gone since the champion's.",
+        ge=0,
+    )
+    force: bool = _param(False, "Data", "Train on schedule even where too little is new.")
+    folds: int = _param(
+        0, "Training", "Cross-validate each architecture in this many folds beside its training; 0: don't.", ge=0, le=20
+    )
+    require_approval: bool = _param(False, "Promotion", "Ask a person before the model is promoted.")
+    approval_hours: float = _param(24.0, "Promotion", "How long to wait for the answer.", gt=0, le=24 * 14)
+    approval_default: Literal["hold", "approve"] = _param(
+        "hold", "Promotion", "What counts where nobody answers in time."
+    )
 
 
 class EvaluateParams(Section):
@@ -218,6 +243,7 @@ class Params(
     ResampleParams,
     TrainShared,
     PodParams,
+    RunParams,
     EvaluateParams,
     PromoteParams,
 ):
@@ -248,6 +274,8 @@ class Params(
             raise ParamsError(
                 f"min_per_class = {params.min_per_class} is more than max_per_class = {params.max_per_class}."
             )
+        if params.folds == 1:
+            raise ParamsError("folds = 1: a cross-validation has at least 2 folds; 0 means none.")
         if params.unsure_threshold > params.photo_threshold:
             raise ParamsError(
                 f"unsure_threshold = {params.unsure_threshold} is more than photo_threshold = {params.photo_threshold}."
