@@ -21,7 +21,7 @@ from kubernetes.client import models as k8s
 from pydantic import BaseModel, ConfigDict, Field
 
 from include.pod_failures import explain, first_line
-from include.steps import FAILED, command_line, finish, run_params, section_of
+from include.steps import FAILED, command_line, finish, instance_name, run_params, section_of
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import TRY_AGAIN, GessoError
 from tasks.core.settings import from_environment, settings
@@ -211,7 +211,7 @@ class StepPod(KubernetesPodOperator):
     def _ask_for(self, context: Any) -> None:
         """Make the pod's command line, and what it asks of its node, from the run's params."""
         instance = self.instance or {}
-        context["instance_name"] = " ".join(str(value) for value in instance.values())
+        context["instance_name"] = instance_name(instance)
         uris = {name: uri if isinstance(uri, str) else uri[:] for name, uri in self.inputs.items()}
         params, pods, store = run_params(), pod_settings(), settings().store_uri
         if not store.startswith("s3://"):

@@ -78,14 +78,17 @@ def scan_shards(snapshot: str) -> list[dict[str, int]]:
 
 
 @task
-def trainings() -> list[dict[str, str]]:
-    """One training for each architecture that the run asks for."""
-    return [{"architecture": architecture} for architecture in run_params().architectures]
+def trainings() -> list[dict[str, Any]]:
+    """One training for each architecture that the run asks for, and one more for each fold of its cross-validation."""
+    params = run_params()
+    whole: list[dict[str, Any]] = [{"architecture": architecture} for architecture in params.architectures]
+    folds = [{"fold": fold, "folds": params.folds} for fold in range(1, params.folds + 1)]
+    return whole + [training | fold for training in whole for fold in folds]
 
 
 def _run_step(name: str, inputs: Mapping[str, Any], instance: Mapping[str, Any]) -> str:
     context: Any = get_current_context()
-    context["instance_name"] = " ".join(str(value) for value in instance.values())
+    context["instance_name"] = instance_name(instance)
     # One request for all that mapped tasks returned; a loop over them asks for one too many, and logs that as an error.
     uris = {given: uri if isinstance(uri, str) else uri[:] for given, uri in inputs.items()}
     started = time.monotonic()
@@ -112,6 +115,16 @@ def finish(
     print(DONE + _line(name, instance, artifact, reused, seconds), flush=True)
     context["ti"].xcom_push("summary", artifact.metrics)
     return artifact.uri
+
+
+def instance_name(instance: Mapping[str, Any]) -> str:
+    """What tells a mapped task from the others: "shard 2 of 3", "baseline", "baseline, fold 3 of 10"."""
+    words = [str(instance["architecture"])] if "architecture" in instance else []
+    if "shard" in instance:
+        words.append(f"shard {instance['shard'] + 1} of {instance['shards']}")
+    if "fold" in instance:
+        words.append(f"fold {instance['fold']} of {instance['folds']}")
+    return ", ".join(words)
 
 
 def section_of(name: str, context: Any, instance: Mapping[str, Any]) -> Section:
@@ -190,8 +203,7 @@ def _record(
 
 def _line(name: str, instance: Mapping[str, Any], artifact: Artifact, reused: bool, seconds: float) -> str:
     """One line on what a task did: name, images, seconds, reused or done."""
-    several = {key: value for key, value in instance.items() if key != "shards" and instance.get("shards") != 1}
-    title = " ".join([name, *map(str, several.values())])
+    title = name if instance.get("shards") == 1 else f"{name} {instance_name(instance)}".strip()
     images = artifact.metrics.get("images")
     counted = "" if images is None else f"{images:,} images"
     return f"{title:<20} {counted:>16} {seconds:>8.1f} s  {'reused' if reused else 'done'}"

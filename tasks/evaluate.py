@@ -1,7 +1,8 @@
 """Judge the trained models on the test part, and look closely at the best.
 
 Every model predicts the test part of `resample`'s pack. The best is the one with the highest macro F1 on the validation
-part, of equals the one with the lower validation loss: the test part only judges, it never chooses.
+part, of equals the one with the lower validation loss: the test part only judges, it never chooses. Models of a
+cross-validation's folds are no candidates: their validation scores say how much a score owes to the split.
 
 Accuracy of a class is one-vs-rest: the share of all test images for which "of this class or not" is answered rightly,
 (TP + TN) / N. Macro averages are means over the classes that have a test image; the scores of the others are NaN in
@@ -9,7 +10,9 @@ the tables, "–" in the CSV, and the classes are named in evaluation.json.
 
 Writes, of the best model unless said otherwise,
   evaluation.json          model (key of its `train` artifact), uri, architecture, models, images, classes, accuracy,
-                           macro {precision, recall, f1}, ece, classes_without_test
+                           macro {precision, recall, f1}, ece, classes_without_test, cross_validation [{architecture,
+                           folds, mean, deviation, low, high}]: macro F1 over the folds, and its 95% interval
+  folds.parquet            of each fold: architecture, fold, val_macro_f1, val_accuracy, val_loss, epochs
   leaderboard.parquet      of all models, best first: architecture, model, val_macro_f1, val_accuracy, val_loss,
                            test_macro_f1, test_accuracy, parameters, epochs, chosen
   classwise.parquet, .csv  class, precision, recall, f1, support, accuracy; the CSV ends with the averages
@@ -47,8 +50,12 @@ CELLS_WITH_COUNTS = 30
 
 
 def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
-    resample, models = inputs.one("resample"), rank(inputs.many("train"))
-    check_lineage(resample, models)
+    resample, trained = inputs.one("resample"), inputs.many("train")
+    check_lineage(resample, trained)
+    models = rank([model for model in trained if not model.params.get("fold")])
+    if not models:
+        raise ParamsError("Only models of a cross-validation's folds were given: none of them is a candidate.")
+    folds = folds_table([model for model in trained if model.params.get("fold")])
     classes: list[str] = resample.json("classes.json")
     table = resample.table("pack.parquet").sort_values("row")
     test = table[table["part"] == "test"]
@@ -89,6 +96,7 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
             "classes": len(classes),
             "macro": macro,
             "classes_without_test": [classes[empty] for empty in np.flatnonzero(scores.support == 0)],
+            "cross_validation": cross_validation(folds),
         },
     )
     out.metrics |= facts | {"macro_f1": macro["f1"]}
@@ -97,6 +105,7 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
     predictions = predictions_table(test, classes, best)
     errors = worst_errors(test, predictions, params.worst_errors)
     out.table("leaderboard.parquet", pd.DataFrame(board))
+    out.table("folds.parquet", folds)
     out.table("classwise.parquet", table_of_classes)
     write_csv(with_averages(table_of_classes, facts["accuracy"]), out.path("classwise.csv"))
     out.table("confusion.parquet", confusion_table(matrix, classes))
@@ -114,6 +123,30 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
 def rank(models: list[Artifact]) -> list[Artifact]:
     """The models, best first: by validation macro F1, then validation loss, then the order given."""
     return sorted(models, key=lambda model: (-number(model, "val_macro_f1"), number(model, "val_loss")))
+
+
+def folds_table(models: list[Artifact]) -> pd.DataFrame:
+    """One row a fold, by architecture and fold."""
+    scores = ("val_macro_f1", "val_accuracy", "val_loss")
+    rows = [
+        {
+            "architecture": str(model.metrics["architecture"]),
+            "fold": int(number(model, "fold")),
+            **{name: number(model, name) for name in scores},
+            "epochs": int(number(model, "epochs")),
+        }
+        for model in models
+    ]
+    table = pd.DataFrame(rows, columns=["architecture", "fold", *scores, "epochs"])
+    return table.sort_values(["architecture", "fold"], ignore_index=True)
+
+
+def cross_validation(folds: pd.DataFrame) -> list[dict[str, Any]]:
+    """Mean, standard deviation and 95% interval of each architecture's macro F1 over the folds."""
+    return [
+        {"architecture": str(name), "folds": len(group), **metrics.over_folds(group["val_macro_f1"].to_numpy())}
+        for name, group in folds.groupby("architecture")
+    ]
 
 
 def number(model: Artifact, metric: str) -> float:

@@ -124,7 +124,8 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
         ("figures/reliability.svg", "Reliability", "How often the model is right when it says that it is so sure."),
         ("figures/confusion.svg", "Confusion", "Rows: the class an image has. Columns: the class it was given."),
     ]
-    trained = sorted(inputs.many("train"), key=lambda model: (model.key != evaluation["model"], _model_name(model)))
+    whole = [model for model in inputs.many("train") if not model.params.get("fold")]
+    trained = sorted(whole, key=lambda model: (model.key != evaluation["model"], str(model.params["architecture"])))
     return {
         "evaluation": evaluation,
         "classwise": _rows(classwise),
@@ -135,13 +136,14 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
         "gallery": pictures.of(evaluate, "errors.jpg", "Worst errors", "Wrong, and most sure of it, first."),
         "errors": _rows(evaluate.table("errors.parquet")) if evaluate.has("errors.parquet") else [],
         "leaderboard": _rows(evaluate.table("leaderboard.parquet")),
+        "folds": _rows(evaluate.table("folds.parquet")),
         "models": [
             {
-                "name": _model_name(model),
+                "name": model.params["architecture"],
                 "chosen": model.key == evaluation["model"],
                 "metrics": model.metrics,
                 "uri": model.uri,
-                "curves": pictures.of(model, "curves.svg", f"Learning curves: {_model_name(model)}"),
+                "curves": pictures.of(model, "curves.svg", f"Learning curves: {model.params['architecture']}"),
                 "batch": pictures.of(model, "train_batch.jpg", "What the network sees", "Augmented training images."),
             }
             for model in trained
@@ -151,11 +153,6 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
 
 def _rows(table: pd.DataFrame) -> Rows:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
-def _model_name(model: Artifact) -> str:
-    fold = model.params.get("fold")
-    return f"{model.params['architecture']}" + ("" if fold is None else f", fold {fold}")
 
 
 def _photographs(cluster: Artifact, pictures: Pictures) -> dict[str, Any]:

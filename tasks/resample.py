@@ -18,7 +18,8 @@ Writes:
     ledger.parquet, ledger.csv  a row for each image of the snapshot: key, class, verdict, reason, decided_by
                          (validation, clustering, person, sampling), part, copies (times drawn in an epoch; 0 = not
                          used), photo_probability, duplicate_group, sha256
-    pack.parquet         row, key, class, label, part, copies, shard, offset: the images that are used, sorted by key
+    pack.parquet         row, key, class, label, part, copies, duplicate_group, shard, offset: the images that are
+                         used, sorted by key
     pack/<nnn>.npy       their pixels: uint8 [n, size, size, 3], RGB
     classes.json         names of the classes; a label is an index of it
     counts.parquet       class, snapshot, kept (of which the next are parts), train, train_drawn (after sampling),
@@ -218,6 +219,7 @@ def pack_table(used: pd.DataFrame, names: list[str], per_shard: int) -> pd.DataF
             "label": labels.astype(np.int32),
             "part": used["part"],
             "copies": used["copies"].astype(np.int32),
+            "duplicate_group": used["duplicate_group"],
             "shard": (rows // per_shard).astype(np.int32),
             "offset": (rows % per_shard).astype(np.int32),
         }

@@ -3,6 +3,10 @@
 Reads the pack of `resample`; each epoch draws a training image as often as its `copies` say, augmented anew each
 time. SGD; the learning rate is halved, and the training ended, after some epochs without a lower validation loss.
 
+With `fold` k of `folds` it is one training of a cross-validation: the training and validation parts together are
+divided into folds, and the k-th validates (Stone, Cross-validatory choice and assessment of statistical predictions,
+1974). The test part is in none of them.
+
 Writes
   model.keras         the network: takes pixels of 0..255, gives class probabilities
   labels.json         the class of each output, in order
@@ -24,6 +28,7 @@ import pandas as pd
 from tasks.core import figures, params
 from tasks.core.artifacts import Artifact, Inputs, Output
 from tasks.core.errors import DataError, ParamsError
+from tasks.vision import folds
 from tasks.vision.pack import Pack
 
 if TYPE_CHECKING:
@@ -40,7 +45,7 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
     resample = inputs.one("resample")
     classes: list[str] = resample.json("classes.json")
     table = resample.table("pack.parquet").sort_values("row")
-    train, validation = table[table["part"] == "train"], table[table["part"] == "validation"]
+    train, validation = parts(table, params)
     check_parts(train, validation, classes)
     pack = open_pack(resample, table)
     if pack.size != params.image_size:
@@ -102,7 +107,7 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
         "parameters": model.count_params(),
         "epochs": len(history),
         "best_epoch": best_epoch,
-    }
+    } | ({"fold": params.fold} if params.fold else {})
     preprocessing = "RGB pixels of 0..255, the whole image resized to a square; the network scales them itself"
     out.json(
         "model.json",
@@ -112,6 +117,33 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
     out.metrics |= facts | {"images": len(drawn)}
     out.metrics |= {name: float(best[name]) for name in ("val_macro_f1", "val_accuracy", "val_loss")}
     out.metrics["images_per_second"] = round(len(drawn) * len(history) / seconds, 1)
+
+
+def parts(table: pd.DataFrame, params: params.TrainParams) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The images to train on, with `copies`, and those that validate.
+
+    In a fold each class is drawn as often in an epoch as in the training itself, but each of its images at least once.
+
+    Raises:
+        ParamsError: there is no such fold.
+        DataError: there are fewer duplicate groups than folds.
+    """
+    train, validation = table[table["part"] == "train"], table[table["part"] == "validation"]
+    if not params.folds:
+        return train, validation
+    if not 1 <= params.fold <= params.folds:
+        raise ParamsError(f"fold = {params.fold}: there are the folds 1 to {params.folds}.")
+    images = pd.concat([train, validation]).sort_values("row")
+    groups = images["duplicate_group"].to_numpy()
+    if len(np.unique(groups)) < params.folds:
+        raise DataError(f"There are too few different images for folds = {params.folds}. Set fewer, or add images.")
+    fold = folds.assign_folds(images["label"].to_numpy(), groups, params.folds, params.seed)
+    rest = images[fold != params.fold].copy()
+    for label, group in rest.groupby("label"):
+        drawn = max(len(group), int(train.loc[train["label"] == label, "copies"].sum()))
+        every, extra = divmod(drawn, len(group))
+        rest.loc[group.index, "copies"] = (every + (np.arange(len(group)) < extra)).astype(np.int32)
+    return rest, images[fold == params.fold]
 
 
 def check_parts(train: pd.DataFrame, validation: pd.DataFrame, classes: list[str]) -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from include.steps import instance_name
 from tasks.core.artifacts import Artifact
 from tasks.core.params import Params
 from tasks.core.runs import read_record
@@ -106,10 +107,14 @@ def test_the_whole_workflow_then_again_with_everything_reused(
     steps = read_record(store, "retrain", again.run_id)["steps"]
     assert all(entry["reused"] for entries in steps.values() for entry in entries)
 
-    changed = retrain.test(run_conf={**conf, "worst_errors": 3}, logical_date=None)
+    changed = retrain.test(run_conf={**conf, "folds": 2}, logical_date=None)
     steps = read_record(store, "retrain", changed.run_id)["steps"]
     made = {name for name, entries in steps.items() if not all(entry["reused"] for entry in entries)}
-    assert made == {"evaluate", "promote", "report"}
+    assert made == {"train", "evaluate", "promote", "report"}
+    trained = {instance_name(entry["instance"]): entry["reused"] for entry in steps["train"]}
+    assert trained == {"baseline": True, "baseline, fold 1 of 2": False, "baseline, fold 2 of 2": False}
+    (evaluate,) = steps["evaluate"]
+    assert Artifact.open(evaluate["artifact"]).json("evaluation.json")["cross_validation"][0]["folds"] == 2
 
 
 def test_bad_data_fails_at_once_and_says_why(retrain: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -227,7 +227,19 @@ def _evaluated(store: LocalStore, folder: Path, names: list[str], trained: Seque
     out.json(
         "evaluation.json",
         {"model": chosen.key, "architecture": architecture, "accuracy": 0.8, "ece": 0.04, "images": 2 * len(names),
-         "macro": {"precision": 0.81, "recall": 0.79, "f1": 0.789}},
+         "macro": {"precision": 0.81, "recall": 0.79, "f1": 0.789},
+         "cross_validation": [
+             {"architecture": architecture, "folds": 5, "mean": 0.771, "deviation": 0.02, "low": 0.73, "high": 0.812}
+         ]},
+    )  # fmt: skip
+    out.table(
+        "folds.parquet",
+        pd.DataFrame(
+            {
+                "architecture": architecture, "fold": range(1, 6), "val_macro_f1": [0.75, 0.76, 0.77, 0.785, 0.79],
+                "val_accuracy": 0.8, "val_loss": 0.7, "epochs": 9,
+            }
+        ),
     )  # fmt: skip
     f1 = np.linspace(0.5, 1, len(names))
     f1[-1] = np.nan  # a class without test images

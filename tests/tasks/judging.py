@@ -143,7 +143,13 @@ class World:
 
         facts = {"architecture": f"{channel}{name}", "val_macro_f1": 0.5, "val_accuracy": 0.5, "val_loss": 1.0}
         facts |= {"parameters": 16, "epochs": 3} | metrics
-        inputs = {"resample": self.resample.key}
         return make(
-            self.store, "train", files, self.tmp, inputs=inputs, metrics=facts, made_of=[channel, name, known, metrics]
+            self.store,
+            "train",
+            files,
+            self.tmp,
+            inputs={"resample": self.resample.key},
+            params={"fold": facts.get("fold", 0)},
+            metrics=facts,
+            made_of=[channel, name, known, metrics],
         )

@@ -188,3 +188,22 @@ def test_the_same_inputs_give_the_same_bytes(world, evaluate, store, tmp_path):
     assert contents(again) == before
     assert not any(str(tmp_path).encode() in data for name, data in before.items() if name != "evaluation.json")
     assert json.loads(before["evaluation.json"])["models"] == 2
+
+
+def test_folds_are_no_candidates_and_tell_how_sure_a_score_is(world, evaluate):
+    scores = [0.7, 0.8, 0.75]
+    folds = [world.model("blue", fold=at + 1, val_macro_f1=score) for at, score in enumerate(scores)]
+    result = evaluate(world, *folds, world.model("red", val_macro_f1=0.4))
+    assert result.json("evaluation.json")["architecture"] == "red"
+    assert result.table("leaderboard.parquet")["architecture"].tolist() == ["red"]
+    assert result.table("folds.parquet")["val_macro_f1"].tolist() == scores
+    (summary,) = result.json("evaluation.json")["cross_validation"]
+    assert (summary["architecture"], summary["folds"]) == ("blue", 3)
+    assert (summary["mean"], summary["deviation"]) == (pytest.approx(0.75), pytest.approx(0.05))
+    half = 4.302653 * 0.05 * (1 / 3 + 1 / 2) ** 0.5  # Student's t with 2 degrees of freedom
+    assert (summary["low"], summary["high"]) == (pytest.approx(0.75 - half), pytest.approx(0.75 + half))
+
+
+def test_folds_alone_are_nothing_to_choose_from(world, evaluate):
+    with pytest.raises(ParamsError, match="none of them is a candidate"):
+        evaluate(world, world.model("blue", fold=1))

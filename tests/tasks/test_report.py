@@ -191,6 +191,12 @@ def test_several_models_are_ranked(report: Report) -> None:
     assert text.count("Learning curves") == 3
 
 
+def test_a_cross_validation_tells_mean_spread_and_interval(report: Report) -> None:
+    text = report().text
+    assert "baseline 5 0.771 0.020 0.730 to 0.812" in text
+    assert "baseline 5 0.790 0.800 9" in text  # the last fold
+
+
 def test_pictures_over_the_limit_are_named(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.report.PICTURE_BYTES", 30_000)
     page = report()

@@ -64,6 +64,7 @@ def resampled(store: LocalStore, tmp_path: Path) -> Resampled:
                 )
         table = pd.DataFrame(rows)
         table.insert(0, "row", np.arange(len(table)))
+        table["duplicate_group"] = np.arange(len(table)) // 2
         table["shard"], table["offset"] = table["row"] % 2, table["row"] // 2
         folder = tmp_path / "by-hand"
         folder.mkdir(exist_ok=True)
@@ -178,6 +179,36 @@ def test_class_weights_help_the_small_class(resampled: Resampled, run_step):
         shares.append(trained.table("validation.parquet")["p_0"].mean())
     # With nothing to go by, the network answers with the classes' weights: a third each, or 40 to 8.
     assert shares[0] < 0.5 < shares[1]
+
+
+def test_a_fold_validates_its_own_images_and_trains_on_the_rest(resampled: Resampled, run_step):
+    resample = resampled(train=(12, 6, 6), validation=6)
+    pack = resample.table("pack.parquet").set_index("key")
+    seen: list[str] = []
+    for fold in (1, 2, 3):
+        trained = run_step("train", {"resample": resample}, **quick(epochs=1, fold=fold, folds=3))
+        assert trained.metrics["fold"] == fold
+        # each class is drawn as often as in the training itself (its first image twice), or each image once
+        held_out = trained.table("validation.parquet")
+        rest = pack.drop(held_out["key"])
+        drawn = pd.concat([rest.groupby("class").size(), pd.Series({"L2_3": 13, CLASSES[1]: 7, CLASSES[2]: 7})], axis=1)
+        assert trained.metrics["images"] == drawn.max(axis=1).sum()
+        assert not set(pack.loc[held_out["key"], "duplicate_group"]) & set(rest["duplicate_group"])
+        assert set(held_out["class"]) == set(CLASSES)
+        seen += held_out["key"].tolist()
+    assert sorted(seen) == sorted(pack.index)
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "said"),
+    [
+        ({"fold": 4, "folds": 3}, ParamsError, "fold = 4: there are the folds 1 to 3"),
+        ({"fold": 1, "folds": 20}, DataError, "too few different images for folds = 20"),
+    ],
+)
+def test_a_fold_that_cannot_be(asked, error, said, resampled: Resampled, run_step):
+    with pytest.raises(error, match=said):
+        run_step("train", {"resample": resampled(train=(4, 4, 4), validation=2)}, **quick(**asked))
 
 
 def test_a_class_without_training_images(resampled: Resampled, run_step):
