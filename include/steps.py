@@ -82,7 +82,7 @@ def trainings() -> list[dict[str, Any]]:
     """One training for each architecture that the run asks for, and one more for each fold of its cross-validation."""
     params = run_params()
     whole: list[dict[str, Any]] = [{"architecture": architecture} for architecture in params.architectures]
-    folds = [{"fold": fold, "folds": params.folds} for fold in range(1, params.folds + 1)]
+    folds = [{"fold": fold, "of_folds": params.folds} for fold in range(1, params.folds + 1)]
     return whole + [training | fold for training in whole for fold in folds]
 
 
@@ -123,7 +123,7 @@ def instance_name(instance: Mapping[str, Any]) -> str:
     if "shard" in instance:
         words.append(f"shard {instance['shard'] + 1} of {instance['shards']}")
     if "fold" in instance:
-        words.append(f"fold {instance['fold']} of {instance['folds']}")
+        words.append(f"fold {instance['fold']} of {instance['of_folds']}")
     return ", ".join(words)
 
 

@@ -3,7 +3,7 @@
 Reads the pack of `resample`; each epoch draws a training image as often as its `copies` say, augmented anew each
 time. SGD; the learning rate is halved, and the training ended, after some epochs without a lower validation loss.
 
-With `fold` k of `folds` it is one training of a cross-validation: the training and validation parts together are
+With `fold` k of `of_folds` it is one training of a cross-validation: the training and validation parts together are
 divided into folds, and the k-th validates (Stone, Cross-validatory choice and assessment of statistical predictions,
 1974). The test part is in none of them.
 
@@ -129,15 +129,15 @@ def parts(table: pd.DataFrame, params: params.TrainParams) -> tuple[pd.DataFrame
         DataError: there are fewer duplicate groups than folds.
     """
     train, validation = table[table["part"] == "train"], table[table["part"] == "validation"]
-    if not params.folds:
+    if not params.of_folds:
         return train, validation
-    if not 1 <= params.fold <= params.folds:
-        raise ParamsError(f"fold = {params.fold}: there are the folds 1 to {params.folds}.")
+    if not 1 <= params.fold <= params.of_folds:
+        raise ParamsError(f"fold = {params.fold}: there are the folds 1 to {params.of_folds}.")
     images = pd.concat([train, validation]).sort_values("row")
     groups = images["duplicate_group"].to_numpy()
-    if len(np.unique(groups)) < params.folds:
-        raise DataError(f"There are too few different images for folds = {params.folds}. Set fewer, or add images.")
-    fold = folds.assign_folds(images["label"].to_numpy(), groups, params.folds, params.seed)
+    if len(np.unique(groups)) < params.of_folds:
+        raise DataError(f"There are too few different images for folds = {params.of_folds}. Set fewer, or add images.")
+    fold = folds.assign_folds(images["label"].to_numpy(), groups, params.of_folds, params.seed)
     rest = images[fold != params.fold].copy()
     for label, group in rest.groupby("label"):
         drawn = max(len(group), int(train.loc[train["label"] == label, "copies"].sum()))

@@ -164,7 +164,7 @@ class TrainShared(Seeded, Sized):
 class TrainParams(TrainShared):
     architecture: Architecture = Field("residual", description="The network to train.")
     fold: int = Field(0, ge=0, le=20, description="Which fold of a cross-validation this trains; 0: none of them.")
-    folds: int = Field(0, ge=0, le=20, description="Into how many folds the cross-validation divides the images.")
+    of_folds: int = Field(0, ge=0, le=20, description="Into how many folds the cross-validation divides the images.")
 
 
 class PodParams(Section):

@@ -186,7 +186,7 @@ def test_a_fold_validates_its_own_images_and_trains_on_the_rest(resampled: Resam
     pack = resample.table("pack.parquet").set_index("key")
     seen: list[str] = []
     for fold in (1, 2, 3):
-        trained = run_step("train", {"resample": resample}, **quick(epochs=1, fold=fold, folds=3))
+        trained = run_step("train", {"resample": resample}, **quick(epochs=1, fold=fold, of_folds=3))
         assert trained.metrics["fold"] == fold
         # each class is drawn as often as in the training itself (its first image twice), or each image once
         held_out = trained.table("validation.parquet")
@@ -202,8 +202,8 @@ def test_a_fold_validates_its_own_images_and_trains_on_the_rest(resampled: Resam
 @pytest.mark.parametrize(
     ("asked", "error", "said"),
     [
-        ({"fold": 4, "folds": 3}, ParamsError, "fold = 4: there are the folds 1 to 3"),
-        ({"fold": 1, "folds": 20}, DataError, "too few different images for folds = 20"),
+        ({"fold": 4, "of_folds": 3}, ParamsError, "fold = 4: there are the folds 1 to 3"),
+        ({"fold": 1, "of_folds": 20}, DataError, "too few different images for folds = 20"),
     ],
 )
 def test_a_fold_that_cannot_be(asked, error, said, resampled: Resampled, run_step):
