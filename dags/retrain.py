@@ -59,6 +59,7 @@ def retrain() -> None:
         train=train,
         evaluate=evaluate,
         promote=promote,
+        trigger_rule="none_failed",  # a dry run skips the training and all that judges it, and is reported
     )
 
 

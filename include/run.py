@@ -116,6 +116,18 @@ def _summary(run_id: str) -> None:
     """The verdict, the classwise table's averages and where report and ledger are."""
     steps = read_record(open_store(settings().store_uri), "retrain", run_id)["steps"]
     artifacts = {name: Artifact.open(entries[0]["artifact"]) for name, entries in steps.items()}
+    if "promote" in artifacts:
+        _results(artifacts)
+    else:
+        used, images = (artifacts[name].metrics["images"] for name in ("resample", "snapshot"))
+        print(f"\nDry run: {used:,} of {images:,} images would be used; nothing was trained.")
+    for title, step, file in (("Report", "report", "report.html"), ("Ledger", "resample", "ledger.csv")):
+        artifact = artifacts[step]
+        print(f"{title}: {artifact.store.uri}/{artifact.key_of(file)}")
+
+
+def _results(artifacts: dict[str, Artifact]) -> None:
+    """The verdict and the scores."""
     decision = artifacts["promote"].json("decision.json")
     evaluation = artifacts["evaluate"].json("evaluation.json")
     macro = evaluation["macro"]
@@ -126,9 +138,6 @@ def _summary(run_id: str) -> None:
         f"Test, {evaluation['architecture']}, {evaluation['images']} images: macro precision {macro['precision']:.3f}, "
         f"recall {macro['recall']:.3f}, F1 {macro['f1']:.3f}; accuracy {evaluation['accuracy']:.3f}"
     )
-    for title, step, file in (("Report", "report", "report.html"), ("Ledger", "resample", "ledger.csv")):
-        artifact = artifacts[step]
-        print(f"{title}: {artifact.store.uri}/{artifact.key_of(file)}")
 
 
 if __name__ == "__main__":

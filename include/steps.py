@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import TRY_AGAIN, GessoError, StoreError
@@ -34,16 +34,19 @@ APART = ("train",)
 DONE, FAILED = "gesso > ", "gesso ! "
 
 
-def step(name: str, *, each: Any = None, pool: str | None = None, **inputs: Any) -> Any:
+def step(
+    name: str, *, each: Any = None, pool: str | None = None, trigger_rule: str = "all_success", **inputs: Any
+) -> Any:
     """The task that runs a step; what it returns stands for the URI of the step's artifact.
 
     Args:
         name: the step, which is the task's id too.
         each: a list of params, one mapped task for each of them.
         pool: the Airflow pool that its tasks take a slot of.
+        trigger_rule: Airflow's rule on the tasks before it; a skipped one gives no input.
         inputs: the tasks whose artifacts it reads.
     """
-    options: dict[str, Any] = {"pool": pool} if pool else {}
+    options: dict[str, Any] = {"trigger_rule": trigger_rule, **({"pool": pool} if pool else {})}
     if each is not None:
         options["map_index_template"] = "{{ instance_name }}"
     if name in APART and settings().train_on == "kubernetes":
@@ -81,6 +84,8 @@ def scan_shards(snapshot: str) -> list[dict[str, int]]:
 def trainings() -> list[dict[str, Any]]:
     """One training for each architecture that the run asks for, and one more for each fold of its cross-validation."""
     params = run_params()
+    if params.dry_run:
+        raise AirflowSkipException("This is a dry run: nothing is trained.")
     whole: list[dict[str, Any]] = [{"architecture": architecture} for architecture in params.architectures]
     folds = [{"fold": fold, "of_folds": params.folds} for fold in range(1, params.folds + 1)]
     return whole + [training | fold for training in whole for fold in folds]
@@ -90,7 +95,8 @@ def _run_step(name: str, inputs: Mapping[str, Any], instance: Mapping[str, Any])
     context: Any = get_current_context()
     context["instance_name"] = instance_name(instance)
     # One request for all that mapped tasks returned; a loop over them asks for one too many, and logs that as an error.
-    uris = {given: uri if isinstance(uri, str) else uri[:] for given, uri in inputs.items()}
+    all_uris = {given: uri if isinstance(uri, str) else list(uri or ())[:] for given, uri in inputs.items()}
+    uris = {given: uri for given, uri in all_uris.items() if uri}  # a skipped task gave none
     started = time.monotonic()
     try:
         section = section_of(name, context, instance)

@@ -1,10 +1,13 @@
 """Write the run's report: one HTML file that needs nothing else, the verdict first.
 
-Reads the artifacts of all other steps. Writes report.html: no script and no request to anywhere (its content security
+Reads the artifacts of all other steps; those of a dry run end with `resample`, and then the plan takes the verdict's
+place: what would be trained, on what, and how long that would take at the speed of past trainings in this store.
+ Writes report.html: no script and no request to anywhere (its content security
 policy forbids both), so it can be mailed, archived or opened from a private bucket. Whatever comes from the data set is
 escaped; figures are images, never markup. Templates: `templates/report.html.j2` and what it includes.
 """
 
+import json
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -12,18 +15,21 @@ from typing import Any
 import pandas as pd
 
 from tasks.core import params as all_params
-from tasks.core.artifacts import Artifact, Inputs, Output
+from tasks.core.artifacts import MANIFEST, Artifact, Inputs, Output, is_removed
 from tasks.core.figures import label
 from tasks.core.ledger import VERDICTS
 from tasks.core.params import ReportParams
 from tasks.core.step import NAMES
+from tasks.core.store import Store
 from tasks.page import Pictures, is_missing, render
 
-INPUTS = ("snapshot", "validate", "eda", "cluster", "resample", "train*", "evaluate", "promote")
+INPUTS = ("snapshot", "validate", "eda", "cluster", "resample", "train*?", "evaluate?", "promote?")
 RESOURCES = (
     "templates/report.html.j2",
     "templates/report.css",
     "templates/report_macros.html.j2",
+    "templates/report_plan.html.j2",
+    "templates/report_verdict.html.j2",
     "templates/report_results.html.j2",
     "templates/report_data.html.j2",
     "templates/report_run.html.j2",
@@ -39,21 +45,27 @@ F1_BELOW_MACRO, FEW_TEST_IMAGES, MANY_PHOTOS = 0.05, 10, 0.2
 Rows = list[dict[str, Any]]
 
 
+def observe(inputs: Inputs, params: ReportParams, out: Output) -> tuple[Any, Any]:
+    """For a dry run, how fast the latest training of each network was here; it goes into the key."""
+    if inputs.has("promote"):
+        return None, None
+    speeds = past_speeds(out.store, params)
+    return speeds, speeds
+
+
 def run(inputs: Inputs, params: ReportParams, out: Output) -> None:
     """Write report.html.
 
     Args:
         inputs: the run's artifacts.
-        params: none.
+        params: what a dry run's plan is made from.
         out: where to write; its metrics repeat the verdict and the macro F1.
     """
     pictures = Pictures(PICTURE_BYTES)
-    decision = inputs.one("promote").json("decision.json")
+    judged = inputs.has("promote")
     page = {
-        "decision": decision,
-        "reasons": sorted(decision["reasons"], key=lambda reason: bool(reason["passed"])),
-        "changes": changes(decision),
-        **_results(inputs, pictures),
+        "judged": judged,
+        **(_results(inputs, pictures) if judged else plan(inputs.one("resample"), params, out.observed)),
         **_photographs(inputs.one("cluster"), pictures),
         **_data(inputs, pictures),
         **_balance(inputs.one("resample")),
@@ -62,9 +74,9 @@ def run(inputs: Inputs, params: ReportParams, out: Output) -> None:
     html = render("report.html.j2", page)
     out.text("report.html", html)
     out.metrics |= {
-        "verdict": decision["verdict"],
+        "verdict": page["decision"]["verdict"] if judged else "DRY RUN",
         "images": inputs.one("snapshot").metrics["images"],
-        "macro_f1": page["evaluation"]["macro"]["f1"],
+        **({"macro_f1": page["evaluation"]["macro"]["f1"]} if judged else {}),
         "bytes": len(html.encode()),
     }
     out.log(f"Wrote the report: {len(html.encode()) / 1e6:.1f} MB.")
@@ -113,7 +125,36 @@ def in_need(
     return sorted(found, key=lambda row: (-len(row["advice"]), is_missing(row["f1"]), row["f1"], row["class"]))
 
 
+def past_speeds(store: Store, params: ReportParams) -> dict[str, float]:
+    """Images a second of the latest training of each architecture at this image size; of those that were trained."""
+    manifests = [found.key for found in store.list("artifacts/train/") if found.key.endswith(f"/{MANIFEST}")]
+    speeds: dict[str, tuple[str, float]] = {}
+    for _, data in store.get_many(manifests):
+        manifest = json.loads(data)
+        given = manifest.get("params", {})
+        if is_removed(manifest) or given.get("image_size") != params.image_size:
+            continue
+        made = (str(manifest["made_at"]), float(manifest["metrics"]["images_per_second"]))
+        name = str(given["architecture"])
+        speeds[name] = max(speeds.get(name, made), made)
+    return {name: speeds[name][1] for name in params.architectures if name in speeds}
+
+
+def plan(resample: Artifact, params: ReportParams, speeds: dict[str, float]) -> dict[str, Any]:
+    """What would be trained, a row a network, and what it would take at most: early stopping may end it sooner."""
+    drawn = int(resample.metrics["train_drawn"] or 0)
+    rows: Rows = []
+    for name in params.architectures:
+        trainings = 1 + params.folds
+        images = drawn * params.epochs * trainings
+        seconds = images / speeds[name] if speeds.get(name) else None
+        price = seconds / 3600 * params.hour_price if seconds and params.hour_price else None
+        rows.append({"name": name, "trainings": trainings, "images": images, "seconds": seconds, "price": price})
+    return {"plan": rows, "drawn": drawn, "epochs": params.epochs}
+
+
 def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
+    decision = inputs.one("promote").json("decision.json")
     evaluate, resample = inputs.one("evaluate"), inputs.one("resample")
     evaluation = evaluate.json("evaluation.json")
     classwise, pairs = evaluate.table("classwise.parquet"), evaluate.table("confused_pairs.parquet")
@@ -127,6 +168,9 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
     whole = [model for model in inputs.many("train") if not model.params.get("fold")]
     trained = sorted(whole, key=lambda model: (model.key != evaluation["model"], str(model.params["architecture"])))
     return {
+        "decision": decision,
+        "reasons": sorted(decision["reasons"], key=lambda reason: bool(reason["passed"])),
+        "changes": changes(decision),
         "evaluation": evaluation,
         "classwise": _rows(classwise),
         "pairs": _rows(pairs.head(12)),
@@ -261,5 +305,5 @@ def _made(inputs: Inputs) -> dict[str, Any]:
             for artifact in artifacts
         ],
         "seconds": sum(artifact.seconds for artifact in artifacts),
-        "store": inputs.one("promote").store.uri,
+        "store": inputs.one("resample").store.uri,
     }

@@ -213,6 +213,10 @@ class Inputs:
 
     artifacts: Mapping[str, Sequence[Artifact]]
 
+    def has(self, name: str) -> bool:
+        """Whether this input was given: some may be missing."""
+        return name in self.artifacts
+
     def one(self, name: str) -> Artifact:
         """The artifact of this name."""
         (artifact,) = self.artifacts[name]

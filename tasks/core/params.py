@@ -146,10 +146,13 @@ class ResampleParams(Seeded, Sized):
     test_share: float = _param(0.1, "Balancing", "Share of each class that tests.", ge=0.01, le=0.45)
 
 
-class TrainShared(Seeded, Sized):
+class Lasting(Section):
+    epochs: int = _param(60, "Training", "Passes over the training part, at most.", ge=1, le=1000)
+
+
+class TrainShared(Seeded, Sized, Lasting):
     """What all trainings of a run share."""
 
-    epochs: int = _param(60, "Training", "Passes over the training part, at most.", ge=1, le=1000)
     batch_size: int = _param(64, "Training", "Images a step.", ge=1, le=4096)
     learning_rate: float = _param(0.01, "Training", "SGD's learning rate at the start.", gt=0, le=10)
     momentum: float = _param(0.0, "Training", "SGD's momentum.", ge=0, lt=1)
@@ -187,9 +190,6 @@ class RunParams(Section):
         ge=0,
     )
     force: bool = _param(False, "Data", "Train on schedule even where too little is new.")
-    folds: int = _param(
-        0, "Training", "Cross-validate each architecture in this many folds beside its training; 0: don't.", ge=0, le=20
-    )
     require_approval: bool = _param(False, "Promotion", "Ask a person before the model is promoted.")
     approval_hours: float = _param(24.0, "Promotion", "How long to wait for the answer.", gt=0, le=24 * 14)
     approval_default: Literal["hold", "approve"] = _param(
@@ -216,8 +216,21 @@ class PromoteParams(Seeded):
     )
 
 
-class ReportParams(Section):
-    """The report has no params of its own: it shows what the run made."""
+class ReportParams(Sized, Lasting):
+    """What is to be trained: the report of a dry run says what that would cost."""
+
+    architectures: list[Architecture] = Field(
+        ["residual"],
+        min_length=1,
+        description="Networks to train; the best by validation goes on.",
+        json_schema_extra={"section": "Training"},
+    )
+    folds: int = _param(
+        0, "Training", "Cross-validate each architecture in this many folds beside its training; 0: don't.", ge=0, le=20
+    )
+    hour_price: float = _param(
+        0.0, "Training", "Price of an hour on the machine that trains, in your currency. 0: not known.", ge=0
+    )
 
 
 SectionType = TypeVar("SectionType", bound=Section)
@@ -246,6 +259,7 @@ class Params(
     RunParams,
     EvaluateParams,
     PromoteParams,
+    ReportParams,
 ):
     """All params of a run."""
 
@@ -253,12 +267,6 @@ class Params(
         "original",
         "Data",
         "Sets the params that aren't given: demo and quick fit a laptop, original is for a GPU.",
-    )
-    architectures: list[Architecture] = Field(
-        ["residual"],
-        min_length=1,
-        description="Networks to train; the best by validation goes on.",
-        json_schema_extra={"section": "Training"},
     )
 
     @classmethod

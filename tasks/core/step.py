@@ -2,7 +2,7 @@
 
 A step is a module `tasks.<name>` with
 
-    INPUTS = ("snapshot", "scan*")                     # input artifacts; "*" marks a list of them
+    INPUTS = ("snapshot", "scan*", "promote?")         # input artifacts; "*": a list of them, "?": may be missing
     Params = params.ClusterParams                      # the params it reads
     RESOURCES = ("templates/report.html",)             # optional: files beside the code that shape its output
     def run(inputs, params, out): ...                  # writes files to `out`
@@ -164,12 +164,15 @@ def open_inputs(step: Step, uris: Mapping[str, str | Sequence[str]]) -> Inputs:
         ParamsError: an input is missing, unknown, made by another step, or one too many.
         NotFound: an artifact is not there.
     """
-    wanted = {name.rstrip("*"): name.endswith("*") for name in step.inputs}
-    for name in sorted(set(uris) ^ set(wanted)):
+    wanted = {name.rstrip("*?"): "*" in name for name in step.inputs}
+    optional = {name.rstrip("*?") for name in step.inputs if name.endswith("?")}
+    for name in sorted((set(uris) ^ set(wanted)) - (optional - set(uris))):
         problem = "is missing" if name in wanted else "is not one of its inputs"
         raise ParamsError(f"{step.name}: {name!r} {problem}. Its inputs: {', '.join(wanted) or 'none'}.")
     opened: dict[str, list[Artifact]] = {}
     for name, many in wanted.items():
+        if name not in uris:
+            continue
         given = uris[name]
         artifacts = [Artifact.open(uri) for uri in ([given] if isinstance(given, str) else given)]
         if not artifacts or (len(artifacts) > 1 and not many):
@@ -220,7 +223,7 @@ def _made_of(step: Step, inputs: Inputs, params: Section, observed: Any) -> dict
         "params": params.for_key(),
         "inputs": {
             given: [artifact.key for artifact in inputs.many(given)]
-            if f"{given}*" in step.inputs
+            if {f"{given}*", f"{given}*?"} & set(step.inputs)
             else inputs.one(given).key
             for given in inputs.artifacts
         },

@@ -33,7 +33,7 @@ def test_parsing_the_dag_loads_nothing_heavy() -> None:
 def test_the_tasks_are_the_steps_in_their_order(retrain: Any) -> None:
     assert set(retrain.task_dict) == {*NAMES, "scan_shards", "trainings"}
     for name in NAMES:
-        upstream = {task.rstrip("*") for task in load(name).inputs}
+        upstream = {task.rstrip("*?") for task in load(name).inputs}
         assert upstream <= retrain.task_dict[name].upstream_task_ids
 
 
@@ -115,6 +115,21 @@ def test_the_whole_workflow_then_again_with_everything_reused(
     assert trained == {"baseline": True, "baseline, fold 1 of 2": False, "baseline, fold 2 of 2": False}
     (evaluate,) = steps["evaluate"]
     assert Artifact.open(evaluate["artifact"]).json("evaluation.json")["cross_validation"][0]["folds"] == 2
+
+
+def test_a_dry_run_reports_what_would_be_trained(retrain: Any, pictures: Path, store: LocalStore) -> None:
+    run = retrain.test(run_conf={**CONF, "dataset": str(pictures), "dry_run": True, "folds": 3}, logical_date=None)
+    assert run.state == "success"
+    skipped = {each.task_id for each in run.get_task_instances() if each.state == "skipped"}
+    assert skipped == {"trainings", "train", "evaluate", "promote"}
+    steps = read_record(store, "retrain", run.run_id)["steps"]
+    assert set(steps) == {*NAMES} - skipped
+    (report,) = (Artifact.open(entry["artifact"]) for entry in steps["report"])
+    html = report.path("report.html").read_text()
+    assert report.metrics["verdict"] == "DRY RUN"
+    assert "Nothing was trained." in html
+    drawn = Artifact.open(steps["resample"][0]["artifact"]).metrics["train_drawn"]
+    assert f'<td class="n">4</td><td class="n">{drawn * 3 * 4}</td><td class="n">not known</td>' in html
 
 
 def test_bad_data_fails_at_once_and_says_why(retrain: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

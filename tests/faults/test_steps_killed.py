@@ -31,7 +31,7 @@ def test_each_step_survives_its_death(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "tasks", name, f"--params={json.dumps(PARAMS.get(name, {}))}"]
         if name == "snapshot":
             command.append(f"--dataset={tmp_path / 'demo'}")
-        command += [f"--input={given}={uris[given]}" for given in (each.rstrip("*") for each in load(name).inputs)]
+        command += [f"--input={given}={uris[given]}" for given in (each.rstrip("*?") for each in load(name).inputs)]
 
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         work = home / "scratch" / "work"

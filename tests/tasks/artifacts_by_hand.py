@@ -203,7 +203,13 @@ def _resampled(store: LocalStore, folder: Path, images: pd.DataFrame, kept: pd.D
     counts["validation"] = counts["test"] = 2
     out.table("counts.parquet", counts)
     out.json("classes.json", names)
-    out.metrics = {"images": int(counts["kept"].sum()), "classes": len(names), "train": 10, "test": 2 * len(names)}
+    out.metrics = {
+        "images": int(counts["kept"].sum()),
+        "classes": len(names),
+        "train": 10,
+        "train_drawn": 14,
+        "test": 2 * len(names),
+    }
     return committed(out, "resample", min_per_class=40, max_per_class=120, image_size=64, drop_photos=True)
 
 
@@ -217,7 +223,7 @@ def _trained(store: LocalStore, folder: Path, architecture: str, number: int) ->
         "architecture": architecture, "parameters": 123456, "epochs": 9, "best_epoch": 7,
         "val_macro_f1": 0.8 - number / 10, "val_accuracy": 0.81, "val_loss": 0.6, "images_per_second": 900.0,
     }  # fmt: skip
-    return committed(out, "train", architecture=architecture, epochs=24, seed=0)
+    return committed(out, "train", architecture=architecture, image_size=64, epochs=24, seed=0)
 
 
 def _evaluated(store: LocalStore, folder: Path, names: list[str], trained: Sequence[Artifact]) -> Artifact:

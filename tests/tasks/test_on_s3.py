@@ -27,7 +27,7 @@ def chain(dataset: str, store: str) -> dict[str, tuple[Artifact, bool]]:
     for name in NAMES:
         params = load(name).params.of({**PARAMS.get(name, {}), **({"dataset": dataset} if name == "snapshot" else {})})
         inputs: dict[str, str | Sequence[str]] = {
-            given: made[given][0].uri for given in (each.rstrip("*") for each in load(name).inputs)
+            given: made[given][0].uri for given in (each.rstrip("*?") for each in load(name).inputs)
         }
         result = execute(name, inputs, params, store)
         made[name] = result.artifact, result.reused

@@ -197,6 +197,23 @@ def test_a_cross_validation_tells_mean_spread_and_interval(report: Report) -> No
     assert "baseline 5 0.790 0.800 9" in text  # the last fold
 
 
+def test_a_dry_run_tells_what_training_would_cost(store: LocalStore, tmp_path: Path, run_step: RunStep) -> None:
+    run = a_run(store, tmp_path, HOSTILE)
+    scans = run.pop("scan")
+    run["eda"] = run_step("eda", {"validate": run["validate"], "scan": scans})
+    for absent in ("train", "evaluate", "promote"):
+        del run[absent]
+    asked = {"architectures": ["baseline", "vgg"], "image_size": 64, "epochs": 5, "folds": 2, "hour_price": 3600.0}
+    made = run_step("report", run, **asked)
+    page = Page(made.path("report.html").read_text())
+    assert_harmless(page)
+    drawn = 14
+    seconds = drawn * 5 * 3 / 900  # the speed of the training in the store
+    assert f"baseline 3 {drawn * 15:,} {duration(seconds)} {seconds:.2f}" in page.text
+    assert f"vgg 3 {drawn * 15:,} not known –" in page.text
+    assert [each["id"] for each in page.all("section")] == ["data", "photographs", "balance", "ledger", "run"]
+
+
 def test_pictures_over_the_limit_are_named(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.report.PICTURE_BYTES", 30_000)
     page = report()
