@@ -5,7 +5,8 @@ Takes the data set as it was at an instant, checks it, shows it, tells photograp
 classes, trains, evaluates class by class, and promotes the new model only where it beats the one in use.
 
 **Run it** by hand with *Trigger* (an empty field means what the preset says), on its weekly schedule, or as a
-backfill: a scheduled run and a backfill see the data as it was at the end of their interval.
+backfill: a scheduled run and a backfill see the data as it was at the end of their interval. `dry_run` stops before the
+training and reports what would be done; `require_approval` asks a person before the model is promoted.
 
 **Read** the report: its URI is what the task `report` returns. A lost gate is a successful run whose verdict is HOLD.
 
@@ -17,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import CronDataIntervalTimetable, dag
 
+from include.approval import Approval
 from include.form import trigger_form
 from include.steps import scan_shards, step, trainings
 from tasks.core.settings import settings
@@ -48,7 +50,9 @@ def retrain() -> None:
     resample = step("resample", snapshot=snapshot, validate=validate, cluster=cluster)
     train = step("train", resample=resample, each=trainings(), pool="gpu")
     evaluate = step("evaluate", resample=resample, train=train)
-    promote = step("promote", snapshot=snapshot, resample=resample, train=train, evaluate=evaluate)
+    judged = {"snapshot": snapshot, "resample": resample, "train": train, "evaluate": evaluate}
+    approval = Approval(task_id="approve", inputs=judged).output
+    promote = step("promote", given=approval, **judged)
     step(
         "report",
         snapshot=snapshot,

@@ -21,7 +21,7 @@ from kubernetes.client import models as k8s
 from pydantic import BaseModel, ConfigDict, Field
 
 from include.pod_failures import explain, first_line
-from include.steps import FAILED, command_line, finish, instance_name, run_params, section_of
+from include.steps import FAILED, command_line, finish, input_uris, instance_name, run_params, section_of
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import TRY_AGAIN, GessoError
 from tasks.core.settings import from_environment, settings
@@ -212,7 +212,7 @@ class StepPod(KubernetesPodOperator):
         """Make the pod's command line, and what it asks of its node, from the run's params."""
         instance = self.instance or {}
         context["instance_name"] = instance_name(instance)
-        uris = {name: uri if isinstance(uri, str) else uri[:] for name, uri in self.inputs.items()}
+        uris = input_uris(self.inputs)
         params, pods, store = run_params(), pod_settings(), settings().store_uri
         if not store.startswith("s3://"):
             raise GessoError(

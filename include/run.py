@@ -67,7 +67,10 @@ def _run(conf: dict[str, Any]) -> int:
     log = home / "run.log"
     print(f"Starting Airflow; its log is {log}", flush=True)
     run_id, reason = "", ""
-    environment = airflow_environment(home) | {"GESSO_RETRIES": "0"}  # who watches wants the reason, not a retry
+    environment = airflow_environment(home) | {
+        "GESSO_RETRIES": "0",  # who watches wants the reason, not a retry
+        "GESSO_ATTENDED": "no",  # there is no UI in which to answer
+    }
     command = [sys.executable, "-m", "include.run", "inside", json.dumps(conf)]
     with (
         log.open("w") as file,

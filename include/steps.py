@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,20 @@ DONE, FAILED = "gesso > ", "gesso ! "
 
 
 def step(
-    name: str, *, each: Any = None, pool: str | None = None, trigger_rule: str = "all_success", **inputs: Any
+    name: str,
+    *,
+    each: Any = None,
+    given: Any = None,
+    pool: str | None = None,
+    trigger_rule: str = "all_success",
+    **inputs: Any,
 ) -> Any:
     """The task that runs a step; what it returns stands for the URI of the step's artifact.
 
     Args:
         name: the step, which is the task's id too.
         each: a list of params, one mapped task for each of them.
+        given: a task that returns more params, or none: {}.
         pool: the Airflow pool that its tasks take a slot of.
         trigger_rule: Airflow's rule on the tasks before it; a skipped one gives no input.
         inputs: the tasks whose artifacts it reads.
@@ -55,7 +63,7 @@ def step(
         return StepPod.partial(task_id=name, step=name, inputs=inputs, **options).expand(instance=each).output
     operator = task(task_id=name, **options)(_run_step)
     if each is None:
-        return operator(name, inputs, {})
+        return operator(name, inputs, {}, given)
     return operator.partial(name=name, inputs=inputs).expand(instance=each)
 
 
@@ -65,7 +73,9 @@ def run_params() -> Params:
     Raises:
         AirflowFailException: a param that can't be used. Trying again would not help.
     """
-    given = {name: value for name, value in get_current_context()["params"].items() if value is not None}
+    context: Any = get_current_context()
+    own = getattr(context["task"], "own_params", ())  # Airflow puts a task's params among the run's
+    given = {name: value for name, value in context["params"].items() if value is not None and name not in own}
     try:
         return Params.of(given)
     except GessoError as error:
@@ -91,18 +101,36 @@ def trainings() -> list[dict[str, Any]]:
     return whole + [training | fold for training in whole for fold in folds]
 
 
-def _run_step(name: str, inputs: Mapping[str, Any], instance: Mapping[str, Any]) -> str:
+def _run_step(
+    name: str, inputs: Mapping[str, Any], instance: Mapping[str, Any], given: Mapping[str, Any] | None = None
+) -> str:
     context: Any = get_current_context()
     context["instance_name"] = instance_name(instance)
-    # One request for all that mapped tasks returned; a loop over them asks for one too many, and logs that as an error.
-    all_uris = {given: uri if isinstance(uri, str) else list(uri or ())[:] for given, uri in inputs.items()}
-    uris = {given: uri for given, uri in all_uris.items() if uri}  # a skipped task gave none
     started = time.monotonic()
-    try:
-        section = section_of(name, context, instance)
-        store = settings().store_uri
-        result = (_execute_apart if name in APART else execute)(name, uris, section, store)
+    with failing_well(name):
+        section = section_of(name, context, {**instance, **(given or {})})
+        run = _execute_apart if name in APART else execute
+        result = run(name, input_uris(inputs), section, settings().store_uri)
         return finish(context, name, instance, result.artifact, result.reused, time.monotonic() - started)
+
+
+def input_uris(inputs: Mapping[str, Any]) -> dict[str, str | list[str]]:
+    """The URI, or URIs, of each input artifact; a skipped task gave none."""
+    # One request for all that mapped tasks returned; a loop over them asks for one too many, and logs that as an error.
+    uris = {name: uri if isinstance(uri, str) else list((uri or ())[:]) for name, uri in inputs.items()}
+    return {name: uri for name, uri in uris.items() if uri}
+
+
+@contextmanager
+def failing_well(name: str) -> Iterator[None]:
+    """Say why a task failed in one line, and whether trying again helps in Airflow's own way.
+
+    Raises:
+        AirflowFailException: it does not.
+        StoreError: it may.
+    """
+    try:
+        yield
     except GessoError as error:
         print(f"{FAILED}{name}: {error}", flush=True)
         if error.exit_status == TRY_AGAIN:
@@ -136,6 +164,8 @@ def instance_name(instance: Mapping[str, Any]) -> str:
 def section_of(name: str, context: Any, instance: Mapping[str, Any]) -> Section:
     """The params of a step in this run; `instance` sets what differs between its mapped tasks."""
     params = run_params()
+    if name == "promote" and context["dag_run"].run_type == "backfill" and context["params"].get("promote") is None:
+        instance = {"promote": False, **instance}  # a rerun of the past changes the model in use only when asked to
     if name == "snapshot":
         instance = {"dataset": params.dataset or settings().dataset_uri, "as_of": params.as_of or as_of(context)}
     return params.section(load(name).params, **instance)

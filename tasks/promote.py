@@ -8,6 +8,7 @@ It does if it passes every check:
   class drop     against a champion: no class with at least 5 test images loses more F1 than max_class_drop; with fewer
                  images a single one moves the score by more than that
   allowed        promote is on for this run
+  approval       where a person had to be asked: the answer is to promote
 
 Both models are judged on the same images: this run's test part, without what the champion was trained or validated on
 (where the split was drawn anew, it would be asked about images that it has learnt). A champion of another image size
@@ -18,7 +19,8 @@ A candidate that fails a check is a successful run whose verdict is HOLD. Writes
   decision.json  verdict ("PROMOTE" | "HOLD"), candidate {model, uri, architecture, macro_f1}, champion (null or the
                  same, its macro_f1 on the compared images), reasons [{check, passed, observed, required, message}],
                  comparison (null or {images, candidate_macro_f1, champion_macro_f1, delta_macro_f1,
-                 interval [low, high], per_class [{class, images, champion_f1, candidate_f1, delta}]}), notes [text]
+                 interval [low, high], per_class [{class, images, champion_f1, candidate_f1, delta}]}), notes [text],
+                 approval (null or {answer, by, note})
 
 The pointer to the champion moves before this artifact is committed, so a crash between the two repeats safely: a model
 that is the champion already is measured against the one that it replaced.
@@ -75,6 +77,8 @@ def run(inputs: Inputs, params: params.PromoteParams, out: Output) -> None:
             checks += [check_better(comparison), check_drop(comparison["per_class"], params.max_class_drop)]
         else:
             checks.append(no_images())
+    if params.approval:
+        checks.append(check_approval(params.approval))
     verdict = "PROMOTE" if all(check.passed for check in checks) else "HOLD"
     for check in checks:
         out.log(f"{'passed' if check.passed else 'FAILED'}  {check.check}: {check.message}")
@@ -91,6 +95,7 @@ def run(inputs: Inputs, params: params.PromoteParams, out: Output) -> None:
             "reasons": [asdict(check) for check in checks],
             "comparison": comparison,
             "notes": notes,
+            "approval": params.approval.model_dump() if params.approval else None,
         },
     )
     out.metrics |= {
@@ -160,6 +165,14 @@ def check_allowed(promote: bool) -> Check:
     """Whether this run may move the champion."""
     message = "Promotion is on for this run." if promote else "Promotion is off for this run (promote = false)."
     return Check("allowed", promote, "on" if promote else "off", "on", message)
+
+
+def check_approval(approval: params.Answer) -> Check:
+    """Whether the person who was asked wants it."""
+    passed = approval.answer == "approve"
+    note = f" “{approval.note}”" if approval.note else ""
+    message = f"{approval.by}: {approval.answer}.{note}"
+    return Check("approval", passed, approval.answer, "approve", message)
 
 
 def check_better(comparison: dict[str, Any]) -> Check:

@@ -201,7 +201,17 @@ class EvaluateParams(Section):
     worst_errors: int = _param(24, "Evaluation", "How many of the worst errors the gallery shows.", ge=0, le=200)
 
 
-class PromoteParams(Seeded):
+class Answer(Section):
+    """What a person said who was asked whether to promote, or what counts instead."""
+
+    answer: Literal["approve", "hold"]
+    by: str
+    note: str = ""
+
+
+class PromoteShared(Seeded):
+    """What a run says of its promotion beforehand."""
+
     promote: bool = _param(True, "Promotion", "Let a model that passes every check become the champion.")
     min_macro_f1: float = _param(0.5, "Promotion", "A model below this macro F1 is never promoted.", ge=0, le=1)
     max_class_drop: float = _param(
@@ -214,6 +224,10 @@ class PromoteParams(Seeded):
         ge=100,
         le=100_000,
     )
+
+
+class PromoteParams(PromoteShared):
+    approval: Answer | None = Field(None, description="What was answered, where somebody had to be asked.")
 
 
 class ReportParams(Sized, Lasting):
@@ -258,7 +272,7 @@ class Params(
     PodParams,
     RunParams,
     EvaluateParams,
-    PromoteParams,
+    PromoteShared,
     ReportParams,
 ):
     """All params of a run."""

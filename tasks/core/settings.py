@@ -38,6 +38,9 @@ class Settings(BaseModel):
     checkpoint_seconds: float = Field(
         60, ge=0, description="Training keeps its state in the store at the end of an epoch, at most this often."
     )
+    attended: bool = Field(
+        True, description="Whether somebody can answer in Airflow's UI; if not, a question's default counts at once."
+    )
     retries: int = Field(
         2, ge=0, description="How often Airflow tries a step again that failed for no fault of the data."
     )

@@ -9,12 +9,18 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def retrain() -> Any:
-    """The DAG, in an Airflow whose database is there."""
-    from airflow.dag_processing.dagbag import DagBag
+def database() -> None:
+    """The database of the tests' Airflow."""
     from airflow.utils.db import initdb
 
     initdb()
+
+
+@pytest.fixture
+def retrain(database: None) -> Any:
+    """The DAG, read anew: a run by `dag.test()` leaves its params in the DAG."""
+    from airflow.dag_processing.dagbag import DagBag
+
     bag = DagBag(str(ROOT / "dags"))
     assert bag.import_errors == {}
     return bag.dags["retrain"]

@@ -11,8 +11,10 @@ import pytest
 
 from include.steps import instance_name
 from tasks.core.artifacts import Artifact
+from tasks.core.champion import read_champion
 from tasks.core.params import Params
 from tasks.core.runs import read_record
+from tasks.core.settings import settings
 from tasks.core.step import NAMES, load
 from tasks.core.store import LocalStore
 
@@ -31,7 +33,7 @@ def test_parsing_the_dag_loads_nothing_heavy() -> None:
 
 
 def test_the_tasks_are_the_steps_in_their_order(retrain: Any) -> None:
-    assert set(retrain.task_dict) == {*NAMES, "scan_shards", "trainings"}
+    assert set(retrain.task_dict) == {*NAMES, "scan_shards", "trainings", "approve"}
     for name in NAMES:
         upstream = {task.rstrip("*?") for task in load(name).inputs}
         assert upstream <= retrain.task_dict[name].upstream_task_ids
@@ -121,7 +123,7 @@ def test_a_dry_run_reports_what_would_be_trained(retrain: Any, pictures: Path, s
     run = retrain.test(run_conf={**CONF, "dataset": str(pictures), "dry_run": True, "folds": 3}, logical_date=None)
     assert run.state == "success"
     skipped = {each.task_id for each in run.get_task_instances() if each.state == "skipped"}
-    assert skipped == {"trainings", "train", "evaluate", "promote"}
+    assert skipped == {"trainings", "train", "evaluate", "approve", "promote"}
     steps = read_record(store, "retrain", run.run_id)["steps"]
     assert set(steps) == {*NAMES} - skipped
     (report,) = (Artifact.open(entry["artifact"]) for entry in steps["report"])
@@ -130,6 +132,33 @@ def test_a_dry_run_reports_what_would_be_trained(retrain: Any, pictures: Path, s
     assert "Nothing was trained." in html
     drawn = Artifact.open(steps["resample"][0]["artifact"]).metrics["train_drawn"]
     assert f'<td class="n">4</td><td class="n">{drawn * 3 * 4}</td><td class="n">not known</td>' in html
+
+
+@pytest.mark.parametrize(("default", "verdict"), [("hold", "HOLD"), ("approve", "PROMOTE")])
+def test_where_nobody_can_be_asked_the_default_counts(
+    default: str, verdict: str, retrain: Any, pictures: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GESSO_ATTENDED", "no")
+    settings.cache_clear()
+    asked = {"require_approval": True, "approval_default": default, "min_macro_f1": 0}
+    run = retrain.test(run_conf={**CONF, "dataset": str(pictures), **asked}, logical_date=None)
+    assert run.state == "success"
+    (promote,) = read_record(store, "retrain", run.run_id)["steps"]["promote"]
+    decision = Artifact.open(promote["artifact"]).json("decision.json")
+    assert decision["verdict"] == verdict
+    assert decision["approval"] == {"answer": default, "by": "nobody could be asked", "note": ""}
+    assert (read_champion(store, str(pictures))[0] is not None) == (verdict == "PROMOTE")
+
+
+def test_a_model_that_fails_a_check_needs_no_approval(
+    retrain: Any, pictures: Path, store: LocalStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"require_approval": True, "min_macro_f1": 1, "epochs": 1}
+    run = retrain.test(run_conf={**CONF, "dataset": str(pictures), **asked}, logical_date=None)
+    assert run.state == "success"
+    assert "Nobody is asked: the model fails a check. Macro F1 on the test part is" in capfd.readouterr().out
+    (promote,) = read_record(store, "retrain", run.run_id)["steps"]["promote"]
+    assert Artifact.open(promote["artifact"]).json("decision.json")["approval"] is None
 
 
 def test_bad_data_fails_at_once_and_says_why(retrain: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

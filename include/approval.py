@@ -1,0 +1,102 @@
+"""Asking a person before a model is promoted: a question in Airflow's UI (Required Actions) or by its API.
+
+approval = Approval(task_id="approve", inputs={…}).output
+promote = step("promote", given=approval, …)        # {} where nobody had to be asked
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk import Param
+
+from include.steps import failing_well, input_uris, run_params, section_of
+from tasks.core.settings import settings
+from tasks.core.step import execute
+
+APPROVE, HOLD = "Approve", "Hold"
+
+ANSWERS = {"approve": APPROVE, "hold": HOLD}
+
+
+class Approval(HITLOperator):
+    """Asks whether to promote, where the run's params want that and the model passes every other check.
+
+    Returns `{"approval": {answer, by, note}}`, a param of the step `promote`; {} where nobody had to be asked. In a
+    backfill and where nobody is there (`GESSO_ATTENDED=no`) the default answer counts at once.
+
+    Args:
+        inputs: the URI, or URIs, of each input artifact of `promote`.
+        options: the operator's.
+    """
+
+    template_fields: Sequence[str] = ("subject", "body", "inputs")
+
+    def __init__(self, *, inputs: Mapping[str, Any], **options: Any) -> None:
+        note = Param("", type="string", title="Note", description="Goes into the decision and the report.")
+        work = (options.get("default_args") or {}).get("execution_timeout")
+        # The operator would take that timeout for how long to wait for the answer, and the DAG's params for the form.
+        options |= {"execution_timeout": None, "params": {"note": note}}
+        super().__init__(subject="Promote the new model?", options=[APPROVE, HOLD], **options)
+        self.execution_timeout = work
+        self.own_params = ("note",)
+        self.inputs = inputs
+
+    def execute(self, context: Any) -> Any:
+        """Ask, or say why nobody is asked."""
+        with failing_well("approve"):
+            params = run_params()
+            if not (params.require_approval and section_of("promote", context, {}).model_dump()["promote"]):
+                return {}
+            # To ask, the decision must be known: with promote=false it is made, and nothing is moved.
+            section = section_of("promote", context, {"promote": False})
+            preview = execute("promote", input_uris(self.inputs), section, settings().store_uri).artifact
+            decision = preview.json("decision.json")
+        checks = [check for check in decision["reasons"] if check["check"] != "allowed"]
+        if failed := [check["message"] for check in checks if not check["passed"]]:
+            print("Nobody is asked: the model fails a check. " + " ".join(failed), flush=True)
+            return {}
+        if not settings().attended or context["dag_run"].run_type == "backfill":
+            return _answered(params.approval_default, "nobody could be asked")
+        self.defaults = [ANSWERS[params.approval_default]]
+        self.response_timeout = timedelta(hours=params.approval_hours)
+        self.body = question(decision, self.inputs)
+        return super().execute(context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
+        """Take the answer, or the default after the timeout."""
+        super().execute_complete(context, event)
+        who = event["responded_by_user"]
+        by = str(who["name"]) if who else "nobody answered in time"
+        answer = next(answer for answer, option in ANSWERS.items() if option in event["chosen_options"])
+        return _answered(answer, by, str((event["params_input"] or {}).get("note") or ""))
+
+
+def _answered(answer: str, by: str, note: str = "") -> dict[str, Any]:
+    print(f"{by}: {answer}. {note}".rstrip(), flush=True)
+    return {"approval": {"answer": answer, "by": by, "note": note}}
+
+
+def question(decision: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    """What a person needs to decide, as Markdown: the scores, the checks, and where to read on."""
+    candidate, champion, comparison = decision["candidate"], decision["champion"], decision["comparison"]
+    rows = [("new", candidate["architecture"], candidate["macro_f1"])]
+    if champion:
+        rows.append(("champion", champion["architecture"], champion["macro_f1"]))
+    lines = ["| model | network | macro F1 |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {network} | {'–' if macro_f1 is None else format(macro_f1, '.3f')} |"
+        for name, network, macro_f1 in rows
+    ]
+    if comparison:
+        low, high = comparison["interval"]
+        lines += ["", f"Difference {comparison['delta_macro_f1']:+.3f}, 90% interval {low:+.3f} to {high:+.3f}."]
+    lines += ["", *(f"- {_plain(check['message'])}" for check in decision["reasons"] if check["check"] != "allowed")]
+    lines += ["", f"Evaluation: `{inputs['evaluate']}`"]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """A text whose parts from the data set can't act as Markdown or HTML."""
+    return "".join(f"\\{sign}" if sign in "\\`*_{}[]()<>#+!|~" else sign for sign in text)
