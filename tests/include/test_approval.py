@@ -1,0 +1,61 @@
+"""Asking a person before a promotion, in a live Airflow: who answers, what counts where nobody does."""
+
+from typing import Any
+
+import pytest
+
+from include.approval import question
+from tasks.core.artifacts import Artifact
+from tasks.core.champion import read_champion
+from tests.faults.conftest import Airflow, Run, airflow, wait_for  # noqa: F401 - fixtures
+
+ASKED: dict[str, Any] = {"require_approval": True, "min_macro_f1": 0}
+
+
+def decision(run: Run) -> dict[str, Any]:
+    made: dict[str, Any] = Artifact.open(run.record()["promote"][0]["artifact"]).json("decision.json")
+    return made
+
+
+def answer(run: Run, option: str, note: str) -> None:
+    """As the form under Required Actions does."""
+    wait_for(lambda: run.task("approve")["state"] == "awaiting_input", "the question", pause=1)
+    path = f"{run.path}/taskInstances/approve/-1/hitlDetails"
+    asked = run.airflow.ask("GET", path)
+    assert asked["options"] == ["Approve", "Hold"]
+    assert "macro F1" in asked["body"]
+    assert run.task("promote")["state"] is None
+    run.airflow.ask("PATCH", path, {"chosen_options": [option], "params_input": {"note": note}})
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+@pytest.mark.xdist_group("served airflow")
+def test_hold_then_nobody_answers_then_approve(airflow: Airflow) -> None:  # noqa: F811
+    held = airflow.trigger(**ASKED, approval_hours=1)
+    answer(held, "Hold", "the <b>blue</b> ones look wrong")
+    held.succeeds()
+    assert decision(held)["verdict"] == "HOLD"
+    assert decision(held)["approval"] == {"answer": "hold", "by": "admin", "note": "the <b>blue</b> ones look wrong"}
+    name = Artifact.open(held.record()["snapshot"][0]["artifact"]).json("snapshot.json")["dataset"]
+    assert read_champion(airflow.store, name)[0] is None
+
+    late = airflow.trigger(**ASKED, approval_hours=0.001)
+    late.succeeds()
+    assert decision(late)["verdict"] == "HOLD"
+    assert decision(late)["approval"] == {"answer": "hold", "by": "nobody answered in time", "note": ""}
+
+    approved = airflow.trigger(**ASKED, approval_hours=1)
+    answer(approved, "Approve", "")
+    approved.succeeds()
+    assert decision(approved)["verdict"] == "PROMOTE"
+    champion, _ = read_champion(airflow.store, name)
+    assert champion is not None
+    assert champion.model == decision(approved)["candidate"]["uri"]
+
+
+def test_names_in_the_question_are_text() -> None:
+    model = {"architecture": "baseline", "macro_f1": 0.5}
+    check = {"check": "class drop", "passed": True, "message": "none of <img src=x onerror=alert(1)> [a](http://b) `c`"}
+    asked = question({"candidate": model, "champion": None, "comparison": None, "reasons": [check]}, {"evaluate": "s3"})
+    assert r"none of \<img src=x onerror=alert\(1\)\> \[a\]\(http://b\) \`c\`" in asked
