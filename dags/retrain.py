@@ -20,7 +20,7 @@ from airflow.sdk import CronDataIntervalTimetable, dag
 
 from include.approval import Approval
 from include.form import trigger_form
-from include.steps import scan_shards, step, trainings
+from include.steps import enough_new, nothing_new, scan_shards, step, trainings
 from tasks.core.settings import settings
 
 
@@ -43,7 +43,9 @@ from tasks.core.settings import settings
 )
 def retrain() -> None:
     snapshot = step("snapshot")
-    scan = step("scan", snapshot=snapshot, each=scan_shards(snapshot))
+    shards = scan_shards(snapshot)
+    enough_new(snapshot) >> [shards, nothing_new()]
+    scan = step("scan", snapshot=snapshot, each=shards)
     validate = step("validate", scan=scan)
     eda = step("eda", validate=validate, scan=scan)
     cluster = step("cluster", validate=validate, scan=scan)

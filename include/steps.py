@@ -31,6 +31,9 @@ from tasks.core.store import open_store
 #: memory and threads goes with the process.
 APART = ("train",)
 
+#: Runs that go on only where there is enough new. Whoever starts one by hand, as a backfill or for new data wants it.
+WEIGHED = ("scheduled",)
+
 #: What the line on a finished step, and the one on a failed step, begin with (progress: `tasks.core.artifacts`).
 DONE, FAILED = "gesso > ", "gesso ! "
 
@@ -82,6 +85,32 @@ def run_params() -> Params:
         raise AirflowFailException(str(error)) from None
 
 
+@task.branch
+def enough_new(snapshot: str) -> str:
+    """Go on, or on schedule where too little is new since the champion, end with `nothing_new`."""
+    context: Any = get_current_context()
+    with failing_well("enough_new"):
+        params = run_params()
+        if context["dag_run"].run_type not in WEIGHED or params.force:
+            return "scan_shards"
+        from tasks.new_images import since_champion  # it imports pandas, too much for where the DAG is parsed
+
+        news = since_champion(open_store(settings().store_uri), Artifact.open(snapshot), params.review)
+        if news is None or news.is_enough(params.min_new_images):
+            print(f"Since the champion's snapshot: {news or 'not known'}. Going on.", flush=True)
+            return "scan_shards"
+        print(
+            f"{DONE}nothing new: {news}; min_new_images is {params.min_new_images}. `force` trains all the same.",
+            flush=True,
+        )
+        return "nothing_new"
+
+
+@task
+def nothing_new() -> None:
+    """Where a scheduled run ends that has too little to train for: its name says so in the grid."""
+
+
 @task
 def scan_shards(snapshot: str) -> list[dict[str, int]]:
     """One shard of the scan for every `GESSO_SHARD_IMAGES` images of the snapshot."""
@@ -108,9 +137,12 @@ def _run_step(
     context["instance_name"] = instance_name(instance)
     started = time.monotonic()
     with failing_well(name):
+        uris = input_uris(inputs)
+        if skipped := [each for each in load(name).inputs if not each.endswith("?") and each.rstrip("*") not in uris]:
+            raise AirflowSkipException(f"{', '.join(skipped)} did not run.")
         section = section_of(name, context, {**instance, **(given or {})})
         run = _execute_apart if name in APART else execute
-        result = run(name, input_uris(inputs), section, settings().store_uri)
+        result = run(name, uris, section, settings().store_uri)
         return finish(context, name, instance, result.artifact, result.reused, time.monotonic() - started)
 
 
@@ -136,6 +168,8 @@ def failing_well(name: str) -> Iterator[None]:
         if error.exit_status == TRY_AGAIN:
             raise
         raise AirflowFailException(str(error)) from None
+    except AirflowSkipException:
+        raise
     except Exception as error:  # a fault of the code: its traceback goes to the log, its gist to who watches
         print(f"{FAILED}{name}: {type(error).__name__}: {error}", flush=True)
         raise

@@ -33,7 +33,7 @@ def test_parsing_the_dag_loads_nothing_heavy() -> None:
 
 
 def test_the_tasks_are_the_steps_in_their_order(retrain: Any) -> None:
-    assert set(retrain.task_dict) == {*NAMES, "scan_shards", "trainings", "approve"}
+    assert set(retrain.task_dict) == {*NAMES, "scan_shards", "trainings", "approve", "enough_new", "nothing_new"}
     for name in NAMES:
         upstream = {task.rstrip("*?") for task in load(name).inputs}
         assert upstream <= retrain.task_dict[name].upstream_task_ids
@@ -123,7 +123,7 @@ def test_a_dry_run_reports_what_would_be_trained(retrain: Any, pictures: Path, s
     run = retrain.test(run_conf={**CONF, "dataset": str(pictures), "dry_run": True, "folds": 3}, logical_date=None)
     assert run.state == "success"
     skipped = {each.task_id for each in run.get_task_instances() if each.state == "skipped"}
-    assert skipped == {"trainings", "train", "evaluate", "approve", "promote"}
+    assert skipped == {"nothing_new", "trainings", "train", "evaluate", "approve", "promote"}
     steps = read_record(store, "retrain", run.run_id)["steps"]
     assert set(steps) == {*NAMES} - skipped
     (report,) = (Artifact.open(entry["artifact"]) for entry in steps["report"])
@@ -159,6 +159,25 @@ def test_a_model_that_fails_a_check_needs_no_approval(
     assert "Nobody is asked: the model fails a check. Macro F1 on the test part is" in capfd.readouterr().out
     (promote,) = read_record(store, "retrain", run.run_id)["steps"]["promote"]
     assert Artifact.open(promote["artifact"]).json("decision.json")["approval"] is None
+
+
+def test_a_scheduled_run_with_too_little_new_ends_as_success(
+    retrain: Any, pictures: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("include.steps.WEIGHED", ("manual",))  # `dag.test()` makes no scheduled run
+    conf = {**CONF, "dataset": str(pictures), "min_macro_f1": 0}
+    first = retrain.test(run_conf=conf, logical_date=None)
+    assert first.get_task_instance("nothing_new").state == "skipped"
+    assert read_champion(store, str(pictures))[0] is not None
+
+    second = retrain.test(run_conf=conf, logical_date=None)
+    assert second.state == "success"
+    done = {each.task_id for each in second.get_task_instances() if each.state == "success"}
+    assert done == {"snapshot", "enough_new", "nothing_new"}
+    assert "gesso > nothing new: 0 new images, 0 changed, 0 gone; min_new_images is 100" in capfd.readouterr().out
+
+    forced = retrain.test(run_conf={**conf, "force": True}, logical_date=None)
+    assert forced.get_task_instance("report").state == "success"
 
 
 def test_bad_data_fails_at_once_and_says_why(retrain: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
