@@ -325,7 +325,7 @@ def _check_token(token: str, run: Run, user: Any) -> None:
 def _check_origin(request: Request) -> None:
     """Refuse what another site had the browser send."""
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    own = {request.headers.get("Host"), urlsplit(base_url()).netloc}
+    own = {request.headers.get("Host"), urlsplit(base_url()).netloc} - {None, ""}
     if site not in (None, "same-origin") or (origin is not None and urlsplit(origin).netloc not in own):
         raise HTTPException(403, "Another site sent this form.")
     if site is None and origin is None:

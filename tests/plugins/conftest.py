@@ -1,6 +1,7 @@
 """Airflow's API server in this process, with the plugin, three people and a run whose artifacts are made by hand."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,7 @@ def airflow_app() -> Any:
     from airflow.api_fastapi.app import create_app
     from airflow.utils.db import initdb
 
+    os.environ["AIRFLOW__API_AUTH__JWT_SECRET"] = "for tests " * 8
     initdb()
     return create_app(apps="core")
 
@@ -99,5 +101,3 @@ def airflow_run(airflow_app: Any) -> Iterator[Callable[..., None]]:
     with create_session() as session:
         for run_id in made:
             session.query(DagRun).filter(DagRun.run_id == run_id).delete()
-
-

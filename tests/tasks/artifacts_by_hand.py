@@ -153,6 +153,7 @@ def a_run(
          "images": len(images), "bytes": int(images["bytes"].sum()), "classes": counts, "ignored": {"hidden file": 2},
          "newest": "2022-07-29T12:34:56+00:00"},
     )  # fmt: skip
+    out.table("images.parquet", images[["key", "class", "bytes", "etag"]])
     out.metrics = {"images": len(images)}
     made["snapshot"] = committed(out, "snapshot")
 
