@@ -173,7 +173,7 @@ def _data(left: Run, right: Run) -> dict[str, Any] | None:
     before, after = (
         run.artifact("snapshot").table("images.parquet", columns).set_index("key") for run in (left, right)
     )
-    both = before.join(after, how="inner", suffixes=("_before", "_after"))
+    both = before.merge(after, left_index=True, right_index=True, suffixes=("_before", "_after"))
     changed = (both["etag_before"] != both["etag_after"]) | (both["bytes_before"] != both["bytes_after"])
     return {
         "same": int((~changed).sum()),
