@@ -3,6 +3,7 @@
 import base64
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,30 @@ from tasks.core.figures import label
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
-def render(template: str, context: dict[str, Any]) -> str:
-    """A template of `templates/` as text, with everything escaped in it that isn't the template's."""
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: str, context: dict[str, Any], folder: Path = TEMPLATES) -> str:
+    """A template as text, with everything escaped in it that isn't the template's.
+
+    Args:
+        template: its name in `folder`, or in `templates/` here.
+        context: what it names.
+        folder: where the caller keeps templates.
+    """
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", environment(folder).get_template(template).render(context))
+
+
+@cache
+def environment(folder: Path = TEMPLATES) -> Environment:
+    """What renders the templates in `folder` and those here: they are read and compiled once."""
     made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader([folder, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,
     )
     made.filters |= {
         "count": lambda value: "–" if is_missing(value) else f"{int(value):,}",
@@ -40,7 +57,7 @@ def render(template: str, context: dict[str, Any]) -> str:
         "short": label,
     }
     made.tests["missing"] = is_missing
-    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", made.get_template(template).render(context))
+    return made
 
 
 def is_missing(value: Any) -> bool:

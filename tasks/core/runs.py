@@ -1,6 +1,7 @@
 """Run records: what a run was asked for, and the artifact that each of its steps ended with.
 
-    runs/<dag_id>/<run_id>.json    {dag_id, run_id, params, started, steps: {<step>: [{artifact, metrics, …}, …]}, …}
+    runs/<dag_id>/<run_id>.json    {dag_id, run_id, params, as_of, steps: {<step>: [{artifact, metrics, …}, …]},
+                                    failed: {<step>: [{message, at, …}, …]}, …}
 
 The report and the lineage are followed through it. Tasks of one run write it at the same time, each by
 compare-and-swap.
@@ -8,19 +9,63 @@ compare-and-swap.
 
 import json
 import random
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from tasks.core.artifacts import Artifact
 from tasks.core.errors import NotFound, StoreError
 from tasks.core.store import Store
 
 Record = dict[str, Any]
 
+#: What Airflow allows in a run's id, and what a DAG's id is made of. No part of a key that leads elsewhere matches.
+ID = re.compile(r"[\w~:+-][\w.~:+-]*")
+
 
 def record_key(dag_id: str, run_id: str) -> str:
     """Where a run's record is in the store."""
     return f"runs/{dag_id}/{run_id}.json"
+
+
+def record_failure(
+    store: Store, dag_id: str, run_id: str, step: str, message: str, instance: Mapping[str, Any] | None = None
+) -> None:
+    """Write into a run's record why a step failed; `instance` tells apart the step's mapped tasks."""
+
+    def change(record: Record) -> None:
+        forget_failure(record, step, instance)
+        failure: dict[str, Any] = {"message": message, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+        failure |= {"instance": dict(instance)} if instance else {}
+        record.setdefault("failed", {}).setdefault(step, []).append(failure)
+
+    change_record(store, dag_id, run_id, change)
+
+
+def forget_failure(record: Record, step: str, instance: Mapping[str, Any] | None = None) -> None:
+    """Take out of a record that a step failed: it has ended well since."""
+    failed = record.get("failed", {})
+    left = [each for each in failed.get(step, []) if each.get("instance", {}) != dict(instance or {})]
+    failed.pop(step, None)
+    if left:
+        failed[step] = left
+
+
+def artifacts_of(store: Store, record: Record, step: str) -> list[Artifact]:
+    """The artifacts that a step of the run ended with, in this store: none where it hasn't ended, or they were removed.
+
+    Only step and key are taken from the record, so it can lead to nothing but artifacts.
+    """
+    addresses = [str(entry["artifact"]).rpartition("/artifacts/")[2] for entry in record["steps"].get(step, [])]
+    found = [Artifact.find(store, step, key) for address in addresses if (key := _key(address, step))]
+    return [artifact for artifact in found if artifact is not None]
+
+
+def _key(address: str, step: str) -> str:
+    named = re.fullmatch(re.escape(step) + "/([0-9a-f]{32})", address)
+    return named[1] if named else ""
 
 
 def read_record(store: Store, dag_id: str, run_id: str) -> Record:

@@ -134,6 +134,7 @@ def a_run(
     champion: bool = True,
     photos: bool = True,
     verdict: str = "HOLD",
+    dataset: str = "s3://pictures/<b>illustrations</b>",
 ) -> Run:
     """The inputs of `report` except eda, which is cheap enough to run: `made | {"eda": run_step("eda", …)}`."""
     folder = folder / "by-hand"
@@ -147,11 +148,12 @@ def a_run(
     counts = {name: int(count) for name, count in images["class"].value_counts().items()}
     out.json(
         "snapshot.json",
-        {"dataset": "s3://pictures/<b>illustrations</b>", "as_of": "2022-08-01T00:00:00+00:00", "exact": False,
+        {"dataset": dataset, "as_of": "2022-08-01T00:00:00+00:00", "exact": False,
          "note": "The bucket keeps no versions: objects changed or deleted since then are missing.",
          "images": len(images), "bytes": int(images["bytes"].sum()), "classes": counts, "ignored": {"hidden file": 2},
          "newest": "2022-07-29T12:34:56+00:00"},
     )  # fmt: skip
+    out.table("images.parquet", images[["key", "class", "bytes", "etag"]])
     out.metrics = {"images": len(images)}
     made["snapshot"] = committed(out, "snapshot")
 
