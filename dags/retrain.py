@@ -43,14 +43,14 @@ from tasks.core.settings import settings
 )
 def retrain() -> None:
     snapshot = step("snapshot")
-    shards = scan_shards(snapshot)
-    enough_new(snapshot) >> [shards, nothing_new()]
+    shards, planned = scan_shards(snapshot), trainings()
+    enough_new(snapshot) >> [shards, planned, nothing_new()]
     scan = step("scan", snapshot=snapshot, each=shards)
     validate = step("validate", scan=scan)
     eda = step("eda", validate=validate, scan=scan)
     cluster = step("cluster", validate=validate, scan=scan)
     resample = step("resample", snapshot=snapshot, validate=validate, cluster=cluster)
-    train = step("train", resample=resample, each=trainings(), pool="gpu")
+    train = step("train", resample=resample, each=planned, pool="gpu")
     evaluate = step("evaluate", resample=resample, train=train)
     judged = {"snapshot": snapshot, "resample": resample, "train": train, "evaluate": evaluate}
     approval = Approval(task_id="approve", inputs=judged).output

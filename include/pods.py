@@ -21,7 +21,7 @@ from kubernetes.client import models as k8s
 from pydantic import BaseModel, ConfigDict, Field
 
 from include.pod_failures import explain, first_line
-from include.steps import FAILED, command_line, finish, input_uris, instance_name, run_params, section_of
+from include.steps import command_line, finish, input_uris, instance_name, run_params, section_of, tell_failure
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import TRY_AGAIN, GessoError
 from tasks.core.settings import from_environment, settings
@@ -205,7 +205,7 @@ class StepPod(KubernetesPodOperator):
         try:
             self._ask_for(context)
         except GessoError as error:
-            print(f"{FAILED}{self.step}: {error}", flush=True)
+            tell_failure(context, self.step, str(error), self.instance)
             raise (PodFailed if error.exit_status == TRY_AGAIN else PodFailedForGood)(str(error)) from None
 
     def _ask_for(self, context: Any) -> None:
@@ -249,7 +249,7 @@ class StepPod(KubernetesPodOperator):
                 self.log.warning("The pod's end was not seen (%s), but its artifact is there.", first_line(failure))
             return self._finish(context, artifact, reused=False)
         message, again = explain(self._ended, failure, pod_settings())
-        print(f"{FAILED}{self.step}: {message}", flush=True)
+        tell_failure(context, self.step, message, self.instance)
         raise (PodFailed if again else PodFailedForGood)(message) from None
 
     def _finish(self, context: Any, artifact: Artifact, *, reused: bool) -> str:

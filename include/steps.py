@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import TRY_AGAIN, GessoError, StoreError
 from tasks.core.params import Params, Section
-from tasks.core.runs import Record, change_record
+from tasks.core.runs import Record, change_record, forget_failure, record_failure
 from tasks.core.settings import settings
 from tasks.core.step import Result, execute, load
 from tasks.core.store import open_store
@@ -74,31 +74,28 @@ def run_params() -> Params:
     """The params of the run that this task belongs to.
 
     Raises:
-        AirflowFailException: a param that can't be used. Trying again would not help.
+        ParamsError: a param that can't be used.
     """
     context: Any = get_current_context()
     own = getattr(context["task"], "own_params", ())  # Airflow puts a task's params among the run's
     given = {name: value for name, value in context["params"].items() if value is not None and name not in own}
-    try:
-        return Params.of(given)
-    except GessoError as error:
-        raise AirflowFailException(str(error)) from None
+    return Params.of(given)
 
 
 @task.branch
-def enough_new(snapshot: str) -> str:
+def enough_new(snapshot: str) -> str | list[str]:
     """Go on, or on schedule where too little is new since the champion, end with `nothing_new`."""
     context: Any = get_current_context()
     with failing_well("enough_new"):
         params = run_params()
         if context["dag_run"].run_type not in WEIGHED or params.force:
-            return "scan_shards"
+            return ["scan_shards", "trainings"]
         from tasks.new_images import since_champion  # it imports pandas, too much for where the DAG is parsed
 
         news = since_champion(open_store(settings().store_uri), Artifact.open(snapshot), params.review)
         if news is None or news.is_enough(params.min_new_images):
             print(f"Since the champion's snapshot: {news or 'not known'}. Going on.", flush=True)
-            return "scan_shards"
+            return ["scan_shards", "trainings"]
         print(
             f"{DONE}nothing new: {news}; min_new_images is {params.min_new_images}. `force` trains all the same.",
             flush=True,
@@ -122,7 +119,8 @@ def scan_shards(snapshot: str) -> list[dict[str, int]]:
 @task
 def trainings() -> list[dict[str, Any]]:
     """One training for each architecture that the run asks for, and one more for each fold of its cross-validation."""
-    params = run_params()
+    with failing_well("trainings"):
+        params = run_params()
     if params.dry_run:
         raise AirflowSkipException("This is a dry run: nothing is trained.")
     whole: list[dict[str, Any]] = [{"architecture": architecture} for architecture in params.architectures]
@@ -136,7 +134,7 @@ def _run_step(
     context: Any = get_current_context()
     context["instance_name"] = instance_name(instance)
     started = time.monotonic()
-    with failing_well(name):
+    with failing_well(name, instance):
         uris = input_uris(inputs)
         if skipped := [each for each in load(name).inputs if not each.endswith("?") and each.rstrip("*") not in uris]:
             raise AirflowSkipException(f"{', '.join(skipped)} did not run.")
@@ -154,8 +152,8 @@ def input_uris(inputs: Mapping[str, Any]) -> dict[str, str | list[str]]:
 
 
 @contextmanager
-def failing_well(name: str) -> Iterator[None]:
-    """Say why a task failed in one line, and whether trying again helps in Airflow's own way.
+def failing_well(name: str, instance: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Say why a task failed in one line and in the run's record, and in Airflow's own way whether another try helps.
 
     Raises:
         AirflowFailException: it does not.
@@ -164,15 +162,23 @@ def failing_well(name: str) -> Iterator[None]:
     try:
         yield
     except GessoError as error:
-        print(f"{FAILED}{name}: {error}", flush=True)
+        tell_failure(get_current_context(), name, str(error), instance)
         if error.exit_status == TRY_AGAIN:
             raise
         raise AirflowFailException(str(error)) from None
-    except AirflowSkipException:
+    except (AirflowSkipException, AirflowFailException):
         raise
     except Exception as error:  # a fault of the code: its traceback goes to the log, its gist to who watches
-        print(f"{FAILED}{name}: {type(error).__name__}: {error}", flush=True)
+        tell_failure(get_current_context(), name, f"{type(error).__name__}: {error}", instance)
         raise
+
+
+def tell_failure(context: Any, name: str, message: str, instance: Mapping[str, Any] | None = None) -> None:
+    """Say why a task failed, in its log and in the run's record, where the report's tab finds it."""
+    print(f"{FAILED}{name}: {message}", flush=True)
+    run = context["dag_run"]
+    with suppress(GessoError):  # a store that is away is told of already
+        record_failure(open_store(settings().store_uri), run.dag_id, run.run_id, name, message, instance)
 
 
 def finish(
@@ -262,6 +268,7 @@ def _record(
     }
 
     def change(record: Record) -> None:
+        forget_failure(record, name, instance)
         record.setdefault("run_type", str(getattr(run.run_type, "value", run.run_type)))
         record.setdefault("as_of", str(run_params().as_of or as_of(context) or run.run_after))
         record.setdefault("params", run_params().model_dump(mode="json"))

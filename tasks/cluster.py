@@ -3,7 +3,8 @@
 Reads the images that `validate` kept and the scan's features. First each class is judged as a whole, does it hold
 photographs at all; a class that does not keeps every image. Inside the others each image gets the probability of being
 a photograph (`vision/separation.py` tells how), and the thresholds turn it into a verdict: photo, unsure (kept, and
-shown for review) or illustration. A review file, CSV with columns key and verdict, overrules the verdicts. Writes
+shown for review) or illustration. A review file, CSV with columns key and verdict, overrules the verdicts: the one that
+the run names, or else review.csv beside the data set's class folders, if it is there. Writes
 
     verdicts.parquet  key, class, photo_probability, verdict (illustration, photo, unsure), cluster (number of the
                       group inside its class, 0 the least like photographs), reasons, decided_by (clustering, person)
@@ -23,8 +24,7 @@ from tasks.core import params
 from tasks.core.artifacts import Artifact, Inputs, Output
 from tasks.core.errors import DataError, NotFound, ParamsError
 from tasks.core.figures import COLOURS, contact_sheet, figure
-from tasks.core.ledger import read_review
-from tasks.core.store import open_store
+from tasks.core.ledger import read_review, review_store, review_uri
 from tasks.vision.separation import ClassFinding, Separation, separate
 
 INPUTS = ("validate", "scan*")
@@ -42,14 +42,24 @@ def observe(inputs: Inputs, params: Params, out: Output) -> tuple[dict[str, str]
         ParamsError: there is no such file, or it can't be opened.
         DataError: it is not a review file.
     """
-    if not params.review:
-        return None, {}
-    folder, slash, name = params.review.rpartition("/")
+    review = review_uri(params.review, _dataset(inputs))
+    folder, name = review_store(review)
     try:
-        data = open_store(folder or slash or ".").get(name)
+        data = folder.get(name)
     except NotFound as error:
+        if not params.review:
+            return None, {}
         raise ParamsError(f"review = {params.review!r} can't be read. {error}") from None
-    return {"review": hashlib.sha256(data).hexdigest()}, read_review(data, params.review)
+    return {"review": hashlib.sha256(data).hexdigest()}, read_review(data, review)
+
+
+def _dataset(inputs: Inputs) -> str:
+    """The address of the data set that was scanned."""
+    scan = inputs.many("scan")[0]
+    snapshot = Artifact.find(scan.store, "snapshot", str(scan.inputs["snapshot"]))
+    if snapshot is None:
+        raise NotFound(f"The snapshot that {scan.uri} was made from is gone. Run again: it is made anew.")
+    return str(snapshot.json("snapshot.json")["dataset"])
 
 
 def run(inputs: Inputs, params: Params, out: Output) -> None:

@@ -12,7 +12,8 @@ import pandas as pd
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import read_champion
 from tasks.core.errors import DataError, NotFound, ParamsError
-from tasks.core.store import Store, open_store
+from tasks.core.ledger import review_store, review_uri
+from tasks.core.store import Store
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,10 @@ def since_champion(store: Store, snapshot: Artifact, review: str) -> News | None
     Args:
         store: where the champion is.
         snapshot: of now.
-        review: the run's review file, "" for none.
+        review: the run's param: its review file, or "" for the one beside the data set.
     """
-    champion, _ = read_champion(store, snapshot.json("snapshot.json")["dataset"])
+    dataset = str(snapshot.json("snapshot.json")["dataset"])
+    champion, _ = read_champion(store, dataset)
     if champion is None:
         return None
     try:
@@ -71,7 +73,7 @@ def since_champion(store: Store, snapshot: Artifact, review: str) -> News | None
         gone=int(gone.sum()),
         new_classes=sorted(classes_now - classes_before),
         gone_classes=sorted(classes_before - classes_now),
-        review_edited=(cluster.manifest["observed"] or {}).get("review") != _digest(review),
+        review_edited=(cluster.manifest["observed"] or {}).get("review") != _digest(review_uri(review, dataset)),
     )
 
 
@@ -91,11 +93,9 @@ def _images(snapshot: Artifact) -> pd.DataFrame:
 
 
 def _digest(review: str) -> str | None:
-    """SHA-256 of the review file, as `cluster` notes it. One that is gone differs from any."""
-    if not review:
-        return None
-    folder, slash, name = review.rpartition("/")
+    """SHA-256 of the review file, as `cluster` notes it; None where there is none."""
+    folder, name = review_store(review)
     try:
-        return hashlib.sha256(open_store(folder or slash or ".").get(name)).hexdigest()
+        return hashlib.sha256(folder.get(name)).hexdigest()
     except NotFound:
-        return ""
+        return None

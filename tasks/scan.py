@@ -124,7 +124,8 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
     out.table("features.parquet", _feature_table(keys, [seen[index].features for index in readable]))
     jpegs = pa.array([seen[index].jpeg for index in readable], pa.binary())  # typed, should there be none
     thumbnails = pa.table({"key": pa.array(keys, pa.string()), "jpeg": jpegs})
-    pq.write_table(thumbnails, out.path("thumbnails.parquet"), compression="zstd")
+    # In groups, so that whoever wants a few thumbnails doesn't read them all.
+    pq.write_table(thumbnails, out.path("thumbnails.parquet"), compression="zstd", row_group_size=1_000)
     out.metrics |= {
         "images": len(seen),
         "unreadable": len(seen) - len(readable),

@@ -8,7 +8,7 @@ import pytest
 from tasks.core.step import NAMES
 
 ROOT = Path(__file__).parents[1]
-FILES = [path for room in ("dags", "include", "tasks") for path in sorted((ROOT / room).rglob("*.py"))]
+FILES = [path for room in ("dags", "include", "plugins", "tasks") for path in sorted((ROOT / room).rglob("*.py"))]
 
 
 def imported(path: Path) -> set[str]:

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -180,11 +181,16 @@ def test_a_scheduled_run_with_too_little_new_ends_as_success(
     assert forced.get_task_instance("report").state == "success"
 
 
-def test_bad_data_fails_at_once_and_says_why(retrain: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bad_data_fails_at_once_and_says_why(
+    retrain: Any, store: LocalStore, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = retrain.test(run_conf={"preset": "demo", "dataset": str(tmp_path / "nowhere")}, logical_date=None)
     assert run.state == "failed"
     assert run.get_task_instance("snapshot").try_number == 1
-    assert "gesso ! snapshot: " in capfd.readouterr().out
+    said = re.search("gesso ! snapshot: (.*)", capfd.readouterr().out)
+    assert said is not None
+    (failed,) = read_record(store, "retrain", run.run_id)["failed"]["snapshot"]
+    assert failed["message"] == said[1]
 
 
 def test_a_param_that_does_not_exist_fails_the_first_task(retrain: Any, capfd: pytest.CaptureFixture[str]) -> None:

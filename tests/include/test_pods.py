@@ -60,12 +60,15 @@ class Task:
         self.pushed[key] = value
 
 
+RUN = SimpleNamespace(dag_id="retrain", run_id="manual")
+
+
 def prepared(resample: str, monkeypatch: pytest.MonkeyPatch, **given: Any) -> StepPod:
     """The operator as it is when it starts its pod."""
     monkeypatch.setattr(pods, "run_params", lambda: Params.of(given))
     monkeypatch.setattr("include.steps.run_params", lambda: Params.of(given))
     operator = StepPod(task_id="train", step="train", inputs={"resample": resample}, instance={"architecture": "vgg"})
-    operator._prepare({})
+    operator._prepare({"dag_run": RUN})
     return operator
 
 
@@ -302,8 +305,8 @@ def test_an_artifact_counts_whatever_became_of_its_pod(resample: str, monkeypatc
         )
         raise ApiException(status=404, reason="Not Found")
 
-    assert operator._watch({"ti": Task()}, lost_after_the_commit).endswith(operator._key)
+    assert operator._watch({"ti": Task(), "dag_run": RUN}, lost_after_the_commit).endswith(operator._key)
 
     other = prepared(resample, monkeypatch, epochs=3)
     with pytest.raises(PodFailed, match="says Completed, but there is no artifact"):
-        other._watch({"ti": Task()}, lambda: None)
+        other._watch({"ti": Task(), "dag_run": RUN}, lambda: None)

@@ -47,6 +47,9 @@ def make(store: LocalStore, tmp_path: Path) -> Callable[[dict[str, tuple[int, in
             for number in range(drawings + photographs)
         ]
         rows.sort()
+        out = output(folder, store, "snapshot")
+        out.json("snapshot.json", {"dataset": str(tmp_path / "pictures")})
+        snapshot = committed(out, "snapshot")
         shards = []
         for shard in (0, 1):
             out = output(folder, store, "scan")
@@ -56,7 +59,7 @@ def make(store: LocalStore, tmp_path: Path) -> Callable[[dict[str, tuple[int, in
             features.insert(0, "key", keys)
             out.table("features.parquet", features)
             out.table("thumbnails.parquet", pd.DataFrame({"key": keys, "jpeg": [jpeg for *_, jpeg in some]}))
-            shards.append(committed(out, "scan", shard=shard, shards=2))
+            shards.append(committed(out, "scan", {"snapshot": snapshot.key}, shard=shard, shards=2))
         images = pd.DataFrame({"key": [row[0] for row in rows], "class": [row[1] for row in rows], "verdict": "kept"})
         broken = [{"key": f"{name}/broken.jpg", "class": name, "verdict": "quarantined"} for name in classes]
         out = output(folder, store, "validate")
@@ -123,6 +126,16 @@ def test_a_person_overrules(make: Callable[..., Made], run_step: RunStep, tmp_pa
     # A class in which only a person saw a photograph shows it too.
     assert after.table("classes.parquet").set_index("class")["contaminated"].to_dict()["L2_10"]
     assert ["L2_10/003d.jpg"] in [sheet["keys"] for sheet in after.json("sheets.json")]
+
+
+def test_a_review_file_beside_the_data_set_is_found(
+    make: Callable[..., Made], run_step: RunStep, tmp_path: Path
+) -> None:
+    given = make(MIXED)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "review.csv").write_text("key,verdict\nL2_10/003d.jpg,photo\n")
+    table = verdicts(run_step("cluster", given))
+    assert table.loc["L2_10/003d.jpg", ["verdict", "decided_by"]].tolist() == ["photo", "person"]
 
 
 def test_what_the_review_file_says_is_part_of_the_key(
