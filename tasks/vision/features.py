@@ -55,6 +55,11 @@ def _measures(rgb: Bytes) -> dict[str, float]:
     measures |= _gradients(rgb, grey, toned)
     measures |= _lines(grey, toned)
     measures |= _bands(grey)
+    _, red, blue = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb))
+    for name, plane, step in (("red_chroma", red, 1), ("blue_chroma", blue, 1), ("saturation", saturation, 3)):
+        measures |= _transitions(name, plane, step)
+    measures |= _patterns(grey)
+    measures |= _correlations(rgb, [grey, red, blue, saturation])
     return measures
 
 
@@ -290,6 +295,76 @@ def _bands(grey: Bytes) -> dict[str, float]:
         plane = smaller
     measures = {f"detail_{i}": energy for i, energy in enumerate(energies)}
     return measures | {f"detail_decay_{i}": energies[i + 1] - energies[i] for i in range(3)}
+
+
+#: Number of the pair that a run of three steps (down, level or up) forms with the same run read backwards: 15 pairs.
+_RUN = np.arange(27)
+_RUN_PAIRS = np.unique(
+    np.minimum(_RUN, 26 - (_RUN % 3 * 9 + _RUN // 3 % 3 * 3 + _RUN // 9)), return_inverse=True
+)[1].ravel()
+
+
+def _transitions(name: str, plane: Bytes, step: int) -> dict[str, float]:
+    """Shares of runs of three steps between neighbours, each down, level or up by at least `step` (Pevný, Bas and
+    Fridrich, "Steganalysis by subtractive pixel adjacency matrix", 2010): how colour changes at the finest scale. A
+    camera's colour is smooth there, since it measures one colour per pixel and interpolates the others.
+    """
+    counts = np.zeros(27)
+    for level in (plane, plane.T):
+        change = np.diff(level.astype(np.int16), axis=1)
+        way = (change >= step).astype(np.int8) - (change <= -step) + 1
+        if way.shape[1] > 2:
+            runs = 9 * way[:, :-2] + 3 * way[:, 1:-1] + way[:, 2:]
+            counts += np.bincount(runs.ravel(), minlength=27)
+    shares = np.bincount(_RUN_PAIRS, counts / max(float(counts.sum()), 1.0), 15)
+    return {f"{name}_run_{i}": float(share) for i, share in enumerate(shares)}
+
+
+def _patterns(grey: Bytes) -> dict[str, float]:
+    """Local binary patterns, uniform and rotation-invariant (Ojala, Pietikäinen and Mäenpää 2002): shares of pixels by
+    how many of their eight neighbours are lighter by more than a tolerance, 9 where those don't lie side by side.
+    """
+    measures: dict[str, float] = {}
+    for radius in (1, 2, 4):
+        plane = grey if radius == 1 else cv2.blur(grey, (radius, radius))
+        height, width = plane.shape
+        around = [
+            cv2.subtract(
+                np.ascontiguousarray(plane[r : height - 2 * radius + r, c : width - 2 * radius + c]),
+                np.ascontiguousarray(plane[radius : height - radius, radius : width - radius]),
+            )
+            for r, c in (
+                (0, 0), (0, radius), (0, 2 * radius), (radius, 2 * radius),
+                (2 * radius, 2 * radius), (2 * radius, radius), (2 * radius, 0), (radius, 0),
+            )
+        ] if min(height, width) > 2 * radius else [np.zeros((1, 1), np.uint8)] * 8  # fmt: skip
+        for tolerance in (0, 3, 10):
+            lighter = np.array(around) > tolerance
+            ends = (lighter != np.roll(lighter, 1, axis=0)).sum(0, dtype=np.uint8)
+            pattern = np.where(ends <= 2, lighter.sum(0, dtype=np.uint8), 9)
+            shares = np.bincount(pattern.ravel(), minlength=10) / pattern.size
+            measures |= {f"pattern{radius}_{tolerance}_{i}": float(share) for i, share in enumerate(shares)}
+    return measures
+
+
+def _correlations(rgb: Bytes, planes: list[Bytes]) -> dict[str, float]:
+    """How edges of lightness and colour go together (Cutzu and others 2003), and the channels' finest detail."""
+    edges = _correlated([_magnitude(plane) for plane in planes])
+    detail = _correlated([
+        channel.astype(np.float32) - cv2.blur(channel, (3, 3)).astype(np.float32) for channel in cv2.split(rgb)
+    ])  # fmt: skip
+    return {f"edges_together_{i}": value for i, value in enumerate(edges)} | {
+        f"detail_together_{i}": value for i, value in enumerate(detail)
+    }
+
+
+def _correlated(planes: list[npt.NDArray[np.float32]]) -> list[float]:
+    """Pearson's correlation of each pair of planes; 0 where one is constant."""
+    table = np.array([plane.ravel() for plane in planes], np.float64)
+    table -= table.mean(1, keepdims=True)
+    table /= np.maximum(np.sqrt((table * table).sum(1, keepdims=True)), _TINY)
+    # Not by BLAS, whose threads would get in the way of the scan's own.
+    return [float((table[a] * table[b]).sum()) for a in range(len(planes)) for b in range(a)]
 
 
 FEATURE_NAMES: tuple[str, ...] = tuple(_measures(np.zeros((2, 2, 3), np.uint8)))

@@ -153,6 +153,14 @@ class Sums:
         return self.second / self.weight - np.outer(self.mean, self.mean)
 
 
+def mixed(some: Sums, others: Sums, share: float) -> Sums:
+    """Both together, the first with this share of the weight."""
+    a, b = share / some.weight, (1 - share) / others.weight
+    return Sums(
+        others.images, 1.0, some.first * a + others.first * b, some.second * a + others.second * b
+    )
+
+
 def fisher_axis(upper: Sums | None, lower: Sums | None, shrinkage: float) -> tuple[Floats, float] | None:
     """Axis [d] and offset of Fisher's linear discriminant: the lower examples' mean scores -1, the upper's +1.
 

@@ -13,7 +13,10 @@ comes first, does it hold photographs at all, and only then the one by image:
    1936, with shrinkage). The axis by which a class is scored is fitted to the other classes only, so a class never
    confirms itself; without that, self-training drifts. Back to 2, a few rounds. A refused class on the
    photographs' side (paintings) is set aside: it is no example of either.
-4. *Ward.* Inside an accepted class, agglomerative clustering (Ward 1963) on the score and the principal axes proposes
+4. *Second look.* A refused class is looked at once more by an axis of its own: the other classes' photographs against
+   the class itself, cross-fitted so that no image judges itself, and the images that come out as photographs change
+   sides for the next round. So photographs are found among paintings, whose style no other class tells.
+5. *Ward.* Inside an accepted class, agglomerative clustering (Ward 1963) on the score and the principal axes proposes
    groups; each is called photographs or not as a whole; two normals with one covariance, started from there, give
    each image its probability.
 
@@ -25,6 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 from scipy.stats import rankdata
 
 from tasks.vision.grouping import (
@@ -34,6 +38,7 @@ from tasks.vision.grouping import (
     Sums,
     canonical_order,
     fisher_axis,
+    mixed,
     principal_axes,
     ranked_to_normal,
     split_scores,
@@ -89,6 +94,11 @@ class Settings:
     groups: int = 4
     axes: int = 6
     axis_weight: float = 0.5  # of the first principal axis against the score
+    own_ridge: float = 0.3  # of the second look, against the mean variance
+    own_share: float = 0.5  # of the class itself among the examples of a second look
+    own_middle: float = 0.2  # score from which a second look takes an image for a photograph
+    own_slope: float = 6.0
+    own_high: float = 0.65  # a second look's photographs lie beyond this
 
 
 @dataclass(frozen=True)
@@ -224,6 +234,8 @@ class _SelfTraining:
                 break
             self._rescore()
             self._gate()
+        if not all(self.refusals.values()):
+            self._look_again()
 
     def _gate(self) -> None:
         for name, rows in self.members.items():
@@ -272,7 +284,54 @@ class _SelfTraining:
                 self.scores[rows] = self.ranked[rows] @ axis[0] + axis[1]
                 self.trained.add(name)
 
-    def _examples(self) -> tuple[Floats, Floats]:
+    def _look_again(self) -> None:
+        """Judge each refused class by an axis of its own."""
+        settings = self.settings
+        photographs, illustrations = self._examples(set_aside=True)
+        refused = [name for name, note in self.refusals.items() if note]
+        for name in refused:
+            rows = self.members[name]
+            if len(rows) < settings.min_images:
+                continue
+            others = np.ones(len(self.scores), bool)
+            others[rows] = False
+            upper = Sums.of(self.ranked, photographs * others)
+            lower = Sums.of(self.ranked, illustrations * others)
+            scores = self._scores_by_itself(rows, upper, lower)
+            found = split_scores(scores)
+            if (
+                found is not None
+                and found.evidence >= settings.evidence
+                and found.high >= settings.own_high
+                and found.low < 0
+                and min(found.share, 1 - found.share) * len(rows) >= settings.few
+            ):
+                self.splits[name], self.refusals[name], self.scores[rows] = found, "", scores
+
+    def _scores_by_itself(self, rows: Rows, upper: Sums, lower: Sums) -> Floats:
+        settings, ranked, photo = self.settings, self.ranked[rows], np.zeros(len(rows))
+        folds = np.arange(len(rows)) % 4  # the rows are in the order of their content
+        scores = np.zeros(len(rows))
+        for _ in range(settings.rounds):
+            parts = [
+                (Sums.of(ranked[folds == fold], photo[folds == fold]), Sums.of(ranked[folds == fold], 1 - photo[folds == fold]))
+                for fold in range(4)
+            ]
+            for fold in range(4):
+                own = [Sums.total(part[side] for i, part in enumerate(parts) if i != fold) for side in (0, 1)]
+                high, low = own
+                enough = high is not None and high.weight >= settings.few
+                axis = fisher_axis(
+                    mixed(high, upper, settings.own_share) if enough else upper,
+                    mixed(low, lower, settings.own_share) if low is not None else lower,
+                    settings.own_ridge * upper.images / ranked.shape[1],
+                )
+                if axis is not None:
+                    scores[folds == fold] = ranked[folds == fold] @ axis[0] + axis[1]
+            photo = expit(settings.own_slope * (scores - settings.own_middle))
+        return scores
+
+    def _examples(self, set_aside: bool = False) -> tuple[Floats, Floats]:
         """Weights [n] of the images as examples of photographs and of illustrations."""
         photographs, illustrations = np.zeros(len(self.scores)), np.zeros(len(self.scores))
         for name, rows in self.members.items():
@@ -282,7 +341,7 @@ class _SelfTraining:
                 upper = split.upper(self.scores[rows])
                 photographs[rows[upper > self.settings.sure]] = weight
                 illustrations[rows[upper < 1 - self.settings.sure]] = weight
-            elif not self._on_photographs_side(name):
+            elif set_aside or not self._on_photographs_side(name):
                 illustrations[rows] = weight
         return photographs, illustrations
 
