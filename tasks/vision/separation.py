@@ -23,6 +23,7 @@ comes first, does it hold photographs at all, and only then the one by image:
 Nothing here is random, and the order of rows does not matter.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,6 +71,10 @@ PRIOR: Mapping[str, int] = {
 }
 
 
+#: Measures of the finest detail. They carry a style's own ways as much as a camera's, so only the second look uses them.
+FINE = re.compile("_run_|^pattern|_together_")
+
+
 @dataclass(frozen=True)
 class Settings:
     """The method's constants. Gaps are in deviations of a normal; evidence is the gain in BIC of two normals over one.
@@ -85,7 +90,8 @@ class Settings:
     seed_high: float = 0.4  # and photographs above this
     gap: float = 3.1
     evidence: float = 10.0
-    side: float = 0.55  # on a trained axis the groups lie beyond -side and +side
+    low: float = -0.55  # on a trained axis the illustrations lie below this
+    high: float = 0.52  # and the photographs above this
     few: float = 3.0  # images that the smaller group must have
     sure: float = 0.8  # probability from which an image is an example
     weight: float = 0.5  # a class of n examples weighs n ** (1 - weight)
@@ -96,7 +102,7 @@ class Settings:
     axis_weight: float = 0.5  # of the first principal axis against the score
     own_ridge: float = 0.3  # of the second look, against the mean variance
     own_share: float = 0.5  # of the class itself among the examples of a second look
-    own_middle: float = 0.2  # score from which a second look takes an image for a photograph
+    own_middle: float = 0.4  # score from which a second look takes an image for a photograph
     own_slope: float = 6.0
     own_high: float = 0.65  # a second look's photographs lie beyond this
 
@@ -142,14 +148,16 @@ def separate(
     values, labels = values[order], np.asarray(classes, dtype=object)[order]
     ranked = ranked_to_normal(values)
     members = {name: np.flatnonzero(labels == name) for name in sorted(set(classes))}
-    trainer = _SelfTraining(ranked, _prior(ranked, names), members, settings)
+    coarse = [column for column, name in enumerate(names) if not FINE.search(name)]
+    trainer = _SelfTraining(ranked[:, coarse], ranked, _prior(ranked, names), members, settings)
     trainer.train()
 
     probability, group = np.zeros(len(labels)), np.zeros(len(labels), np.int32)
     findings, reasons = {}, np.full(len(labels), "", dtype=object)
     for name, rows in members.items():
         split, note = trainer.splits[name], trainer.refusals[name]
-        space = _space(trainer.scores[rows], ranked[rows], settings)
+        own = name in trainer.looked_again
+        space = _space(trainer.scores[rows], ranked[rows][:, slice(None) if own else coarse], settings)
         group[rows] = ward_groups(space, settings.groups)
         if note or split is None:
             findings[name], reasons[rows] = ClassFinding(False, note), note
@@ -220,9 +228,11 @@ def _sentence(name: str, value: float, below: float) -> str:
 class _SelfTraining:
     """Rounds of gate and axis. Holds what they leave: `scores` [n], and by class `splits` and `refusals`."""
 
-    def __init__(self, ranked: Floats, prior: Floats, members: dict[str, Rows], settings: Settings) -> None:
+    def __init__(self, ranked: Floats, ranked_all: Floats, prior: Floats, members: dict[str, Rows], settings: Settings) -> None:
+        self.ranked_all = ranked_all
         self.ranked, self.prior, self.members, self.settings = ranked, prior, members, settings
         self.scores = prior.copy()
+        self.looked_again: set[str] = set()
         self.trained: set[str] = set()  # classes that other classes' axis scores; the prior scores the others
         self.splits: dict[str, Split | None] = {}
         self.refusals: dict[str, str] = {}  # why a class is not accepted; "" where it is
@@ -250,7 +260,7 @@ class _SelfTraining:
             return f"too few images to judge: {images}, at least {settings.min_images} are needed"
         if split is None:
             return "all images measure the same"
-        high, low = (settings.side, -settings.side) if trained else (settings.seed_high, settings.seed_low)
+        high, low = (settings.high, settings.low) if trained else (settings.seed_high, settings.seed_low)
         if split.low > low and self._on_photographs_side(name):
             return "lies on the photographs' side as a whole, as paintings do; nothing removed, look for yourself"
         if split.evidence < (settings.evidence if trained else settings.seed_evidence):
@@ -288,15 +298,15 @@ class _SelfTraining:
         """Judge each refused class by an axis of its own."""
         settings = self.settings
         photographs, illustrations = self._examples(set_aside=True)
-        refused = [name for name, note in self.refusals.items() if note]
+        refused = [name for name, note in self.refusals.items() if note and self._on_photographs_side(name)]
         for name in refused:
             rows = self.members[name]
             if len(rows) < settings.min_images:
                 continue
             others = np.ones(len(self.scores), bool)
             others[rows] = False
-            upper = Sums.of(self.ranked, photographs * others)
-            lower = Sums.of(self.ranked, illustrations * others)
+            upper = Sums.of(self.ranked_all, photographs * others)
+            lower = Sums.of(self.ranked_all, illustrations * others)
             scores = self._scores_by_itself(rows, upper, lower)
             found = split_scores(scores)
             if (
@@ -307,9 +317,10 @@ class _SelfTraining:
                 and min(found.share, 1 - found.share) * len(rows) >= settings.few
             ):
                 self.splits[name], self.refusals[name], self.scores[rows] = found, "", scores
+                self.looked_again.add(name)
 
     def _scores_by_itself(self, rows: Rows, upper: Sums, lower: Sums) -> Floats:
-        settings, ranked, photo = self.settings, self.ranked[rows], np.zeros(len(rows))
+        settings, ranked, photo = self.settings, self.ranked_all[rows], np.zeros(len(rows))
         folds = np.arange(len(rows)) % 4  # the rows are in the order of their content
         scores = np.zeros(len(rows))
         for _ in range(settings.rounds):
