@@ -9,8 +9,8 @@ the run names, or else review.csv beside the data set's class folders, if it is 
     verdicts.parquet  key, class, photo_probability, verdict (illustration, photo, unsure), cluster (number of the
                       group inside its class, 0 the least like photographs), reasons, decided_by (clustering, person)
     classes.parquet   class, images, photos, unsure, contaminated, photo_share, note
-    sheets/<nn>-photo.jpg, sheets/<nn>-borderline.jpg   what would be left out, and what lies on both sides of the
-                      threshold; sheets.json says of each: class, kind, file, images, keys
+    sheets/<nn>-photo.jpg, -unsure.jpg, -borderline.jpg   what would be left out, what is unsure, and what lies on both
+                      sides of the threshold; sheets.json says of each: class, kind, file, images, keys
     figures/scatter.svg   every image by score and main axis, and scatter.parquet behind it
 """
 
@@ -32,6 +32,7 @@ Params = params.ClusterParams
 
 SHEET_IMAGES = 60
 SWITCHED_OFF = "not judged: the separation is switched off"
+NOT_LISTED = "kept: its class is not among those listed as contaminated"
 COLOUR_OF = {"illustration": COLOURS[0], "photo": COLOURS[1], "unsure": COLOURS[2]}
 
 
@@ -72,6 +73,8 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
     images = validated.loc[validated["verdict"] == "kept", ["key", "class"]].sort_values("key", ignore_index=True)
     scans = inputs.many("scan")
     found = _separated(images, scans) if params.separate else _switched_off(images)
+    if params.contaminated:
+        keep_the_others(images, found, params.contaminated, out)
     verdicts = decide(images, found, params)
     overrule(verdicts, out.observed, out)
     classes = summarise(verdicts, found.classes)
@@ -112,6 +115,18 @@ def _switched_off(images: pd.DataFrame) -> Separation:
         reasons=[SWITCHED_OFF] * len(images),
         classes=dict.fromkeys(sorted(images["class"].unique()), nothing),
     )
+
+
+def keep_the_others(images: pd.DataFrame, found: Separation, contaminated: list[str], out: Output) -> None:
+    """Let every class that isn't listed keep all its images, in place; say which listed classes there aren't."""
+    for name in sorted(set(found.classes) - set(contaminated)):
+        rows = (images["class"] == name).to_numpy()
+        found.probability[rows] = 0
+        found.classes[name] = ClassFinding(False, NOT_LISTED)
+        for row in rows.nonzero()[0]:
+            found.reasons[row] = NOT_LISTED
+    if strangers := sorted(set(contaminated) - set(found.classes)):
+        out.log(f"contaminated lists classes that aren't in the data set: {', '.join(map(repr, strangers))}")
 
 
 def decide(images: pd.DataFrame, found: Separation, params: Params) -> pd.DataFrame:
@@ -174,10 +189,15 @@ def _write_sheets(
             continue
         members = verdicts.loc[verdicts["class"] == name].sort_values(["photo_probability", "key"], kind="stable")
         photos = members.loc[members["verdict"] == "photo", "key"].tolist()
+        unsure = members.loc[members["verdict"] == "unsure", "key"].tolist()
         border = _borderline(members, params.photo_threshold)
         chosen += [
             (name, kind, f"sheets/{number:02}-{kind}.jpg", keys)
-            for kind, keys in (("photo", _spread(photos, SHEET_IMAGES)), ("borderline", border))
+            for kind, keys in (
+                ("photo", _spread(photos, SHEET_IMAGES)),
+                ("unsure", _spread(unsure, SHEET_IMAGES)),
+                ("borderline", border),
+            )
             if keys
         ]
     thumbnails = _thumbnails(scans, {key for *_, keys in chosen for key in keys})

@@ -133,6 +133,9 @@ class ClusterParams(Seeded):
         ge=0,
         le=1,
     )
+    contaminated: list[str] = _param(
+        [], "Cleaning", "Classes that may hold photographs; the others keep every image. Empty: any class may."
+    )
     review: str = _param(
         "", "Cleaning", "CSV file with columns key and verdict; it overrules the clustering.", observed=True
     )

@@ -299,9 +299,9 @@ def _bands(grey: Bytes) -> dict[str, float]:
 
 #: Number of the pair that a run of three steps (down, level or up) forms with the same run read backwards: 15 pairs.
 _RUN = np.arange(27)
-_RUN_PAIRS = np.unique(
-    np.minimum(_RUN, 26 - (_RUN % 3 * 9 + _RUN // 3 % 3 * 3 + _RUN // 9)), return_inverse=True
-)[1].ravel()
+_RUN_PAIRS = np.unique(np.minimum(_RUN, 26 - (_RUN % 3 * 9 + _RUN // 3 % 3 * 3 + _RUN // 9)), return_inverse=True)[
+    1
+].ravel()
 
 
 def _transitions(name: str, plane: Bytes, step: int) -> dict[str, float]:

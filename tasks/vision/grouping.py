@@ -156,9 +156,7 @@ class Sums:
 def mixed(some: Sums, others: Sums, share: float) -> Sums:
     """Both together, the first with this share of the weight."""
     a, b = share / some.weight, (1 - share) / others.weight
-    return Sums(
-        others.images, 1.0, some.first * a + others.first * b, some.second * a + others.second * b
-    )
+    return Sums(others.images, 1.0, some.first * a + others.first * b, some.second * a + others.second * b)
 
 
 def fisher_axis(upper: Sums | None, lower: Sums | None, shrinkage: float) -> tuple[Floats, float] | None:

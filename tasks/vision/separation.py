@@ -13,9 +13,10 @@ comes first, does it hold photographs at all, and only then the one by image:
    1936, with shrinkage). The axis by which a class is scored is fitted to the other classes only, so a class never
    confirms itself; without that, self-training drifts. Back to 2, a few rounds. A refused class on the
    photographs' side (paintings) is set aside: it is no example of either.
-4. *Second look.* A refused class is looked at once more by an axis of its own: the other classes' photographs against
-   the class itself, cross-fitted so that no image judges itself, and the images that come out as photographs change
-   sides for the next round. So photographs are found among paintings, whose style no other class tells.
+4. *Second look.* A class that was set aside is looked at once more by an axis of its own: the other classes'
+   photographs against the class itself, cross-fitted so that no image judges itself, and the images that come out as
+   photographs change sides for the next round. So photographs are found among paintings, whose style no other class
+   tells.
 5. *Ward.* Inside an accepted class, agglomerative clustering (Ward 1963) on the score and the principal axes proposes
    groups; each is called photographs or not as a whole; two normals with one covariance, started from there, give
    each image its probability.
@@ -71,8 +72,9 @@ PRIOR: Mapping[str, int] = {
 }
 
 
-#: Measures of the finest detail. They carry a style's own ways as much as a camera's, so only the second look uses them.
+#: Measures of the finest detail. They tell a style as much as a camera, so only the second look uses them.
 FINE = re.compile("_run_|^pattern|_together_")
+FOLDS = 4
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Settings:
     gap: float = 3.1
     evidence: float = 10.0
     low: float = -0.55  # on a trained axis the illustrations lie below this
-    high: float = 0.52  # and the photographs above this
+    high: float = 0.5  # and the photographs above this
     few: float = 3.0  # images that the smaller group must have
     sure: float = 0.8  # probability from which an image is an example
     weight: float = 0.5  # a class of n examples weighs n ** (1 - weight)
@@ -103,7 +105,7 @@ class Settings:
     own_ridge: float = 0.3  # of the second look, against the mean variance
     own_share: float = 0.5  # of the class itself among the examples of a second look
     own_middle: float = 0.4  # score from which a second look takes an image for a photograph
-    own_slope: float = 6.0
+    own_slope: float = 6.0  # how sharply
     own_high: float = 0.65  # a second look's photographs lie beyond this
 
 
@@ -228,11 +230,13 @@ def _sentence(name: str, value: float, below: float) -> str:
 class _SelfTraining:
     """Rounds of gate and axis. Holds what they leave: `scores` [n], and by class `splits` and `refusals`."""
 
-    def __init__(self, ranked: Floats, ranked_all: Floats, prior: Floats, members: dict[str, Rows], settings: Settings) -> None:
-        self.ranked_all = ranked_all
+    def __init__(
+        self, ranked: Floats, everything: Floats, prior: Floats, members: dict[str, Rows], settings: Settings
+    ) -> None:
+        self.everything = everything  # `ranked` and the fine measures
         self.ranked, self.prior, self.members, self.settings = ranked, prior, members, settings
         self.scores = prior.copy()
-        self.looked_again: set[str] = set()
+        self.looked_again: set[str] = set()  # classes accepted by an axis of their own
         self.trained: set[str] = set()  # classes that other classes' axis scores; the prior scores the others
         self.splits: dict[str, Split | None] = {}
         self.refusals: dict[str, str] = {}  # why a class is not accepted; "" where it is
@@ -295,51 +299,48 @@ class _SelfTraining:
                 self.trained.add(name)
 
     def _look_again(self) -> None:
-        """Judge each refused class by an axis of its own."""
+        """Judge each class that was set aside by an axis of its own."""
         settings = self.settings
         photographs, illustrations = self._examples(set_aside=True)
-        refused = [name for name, note in self.refusals.items() if note and self._on_photographs_side(name)]
-        for name in refused:
-            rows = self.members[name]
-            if len(rows) < settings.min_images:
+        for name, rows in self.members.items():
+            if len(rows) < settings.min_images or not self.refusals[name] or not self._on_photographs_side(name):
                 continue
-            others = np.ones(len(self.scores), bool)
-            others[rows] = False
-            upper = Sums.of(self.ranked_all, photographs * others)
-            lower = Sums.of(self.ranked_all, illustrations * others)
-            scores = self._scores_by_itself(rows, upper, lower)
-            found = split_scores(scores)
+            others = np.ones(len(self.scores))
+            others[rows] = 0
+            upper, lower = (Sums.of(self.everything, weights * others) for weights in (photographs, illustrations))
+            if min(upper.weight, lower.weight) <= 0:
+                continue
+            scores = self._scores_by_itself(self.everything[rows], upper, lower)
+            split = split_scores(scores)
             if (
-                found is not None
-                and found.evidence >= settings.evidence
-                and found.high >= settings.own_high
-                and found.low < 0
-                and min(found.share, 1 - found.share) * len(rows) >= settings.few
+                split is not None
+                and split.evidence >= settings.evidence
+                and split.low < 0
+                and split.high >= settings.own_high
+                and min(split.share, 1 - split.share) * len(rows) >= settings.few
             ):
-                self.splits[name], self.refusals[name], self.scores[rows] = found, "", scores
+                self.splits[name], self.refusals[name], self.scores[rows] = split, "", scores
                 self.looked_again.add(name)
 
-    def _scores_by_itself(self, rows: Rows, upper: Sums, lower: Sums) -> Floats:
-        settings, ranked, photo = self.settings, self.ranked_all[rows], np.zeros(len(rows))
-        folds = np.arange(len(rows)) % 4  # the rows are in the order of their content
-        scores = np.zeros(len(rows))
+    def _scores_by_itself(self, ranked: Floats, upper: Sums, lower: Sums) -> Floats:
+        """Scores of a class by axes of its own, each fitted without the fold that it scores.
+
+        All the class counts as illustrations at first; what scores as a photograph changes sides for the next round.
+        """
+        settings, folds = self.settings, np.arange(len(ranked)) % FOLDS  # rows are in the order of their content
+        scores, photograph = np.zeros(len(ranked)), np.zeros(len(ranked))
+        ridge = settings.own_ridge * upper.images / ranked.shape[1]  # of the mean variance, however many examples
         for _ in range(settings.rounds):
-            parts = [
-                (Sums.of(ranked[folds == fold], photo[folds == fold]), Sums.of(ranked[folds == fold], 1 - photo[folds == fold]))
-                for fold in range(4)
-            ]
-            for fold in range(4):
-                own = [Sums.total(part[side] for i, part in enumerate(parts) if i != fold) for side in (0, 1)]
-                high, low = own
-                enough = high is not None and high.weight >= settings.few
-                axis = fisher_axis(
-                    mixed(high, upper, settings.own_share) if enough else upper,
-                    mixed(low, lower, settings.own_share) if low is not None else lower,
-                    settings.own_ridge * upper.images / ranked.shape[1],
+            for fold in range(FOLDS):
+                weights = photograph * (folds != fold), (1 - photograph) * (folds != fold)
+                high, low = (
+                    mixed(Sums.of(ranked, own), others, settings.own_share) if own.sum() >= settings.few else others
+                    for own, others in zip(weights, (upper, lower), strict=True)
                 )
+                axis = fisher_axis(high, low, ridge)
                 if axis is not None:
                     scores[folds == fold] = ranked[folds == fold] @ axis[0] + axis[1]
-            photo = expit(settings.own_slope * (scores - settings.own_middle))
+            photograph = expit(settings.own_slope * (scores - settings.own_middle))
         return scores
 
     def _examples(self, set_aside: bool = False) -> tuple[Floats, Floats]:

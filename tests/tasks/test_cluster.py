@@ -173,6 +173,13 @@ def test_thresholds_come_last(make: Callable[..., Made], run_step: RunStep) -> N
     assert ((verdicts(all_unsure)["verdict"] == "unsure") == ~certain).all()
 
 
+def test_a_list_of_contaminated_classes_spares_the_others(make: Callable[..., Made], run_step: RunStep) -> None:
+    made = run_step("cluster", make(MIXED), contaminated=["L2_24", "gone"])
+    classes = made.table("classes.parquet").set_index("class")
+    assert classes["photos"].to_dict() == {"L2_10": 0, "L2_12": 0, "L2_24": 12, "작은 <b>": 0}
+    assert "not among those listed" in classes.loc["L2_12", "note"]
+
+
 def test_switched_off_every_image_is_an_illustration(make: Callable[..., Made], run_step: RunStep) -> None:
     made = run_step("cluster", make(MIXED), separate=False)
     table = verdicts(made)
