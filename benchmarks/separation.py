@@ -44,7 +44,6 @@ class Bench:
         features = features.set_index("key").loc[table["key"]]
         self.paths = [data / "images" / key for key in table["key"]]
         self.values, self.names = features.to_numpy(np.float32), list(features.columns)
-        self.means = table[["hue", "lightness", "saturation"]].to_numpy()
         self.classes = table["class"].to_numpy(str)
         self.photo: Truth = (table["kind"] == "photo").to_numpy()
 
@@ -54,11 +53,11 @@ class Bench:
         return separate(self.values[rows], self.names, labels, settings).probability
 
     def contaminated(self) -> list[str]:
-        return sorted(set(self.classes[self.photo]))
+        return sorted(set(self.classes[self.photo].tolist()))
 
 
 def scan(dataset: Path, store: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Kept images with the scan's means, and all features."""
+    """Kept images by key and class, and all features."""
 
     def step(name: str, inputs: dict[str, str], **params: object) -> Artifact:
         return execute(name, inputs, load(name).params.of(params), store).artifact
@@ -66,8 +65,7 @@ def scan(dataset: Path, store: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     snapshot = step("snapshot", {}, dataset=str(dataset))
     scanned = step("scan", {"snapshot": snapshot.uri})
     validated = step("validate", {"scan": scanned.uri}).table("images.parquet", ["key", "class", "verdict"])
-    means = scanned.table("scan.parquet", ["key", "hue", "lightness", "saturation"])
-    kept = validated.loc[validated["verdict"] == "kept", ["key", "class"]].merge(means, on="key")
+    kept = validated.loc[validated["verdict"] == "kept", ["key", "class"]]
     return kept, scanned.table("features.parquet")
 
 
@@ -115,10 +113,11 @@ def references(bench: Bench) -> Iterator[tuple[str, Truth]]:
     def ward(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.asarray(AgglomerativeClustering(2).fit_predict(rows))
 
-    small = (
+    small = [
         cv2.resize(np.asarray(cv2.imread(str(path))), (32, 32), interpolation=cv2.INTER_AREA) for path in bench.paths
-    )
+    ]
     pixels = np.array([picture.ravel() for picture in small], np.float32) / 255
+    means = np.array([cv2.cvtColor(picture, cv2.COLOR_BGR2HLS).mean((0, 1)) for picture in small])
     supervised = make_pipeline(StandardScaler(), PCA(60, random_state=0), LogisticRegression(max_iter=1000))
     inside = np.isin(bench.classes, bench.contaminated())
     told = np.zeros(len(inside), bool)
@@ -126,11 +125,11 @@ def references(bench: Bench) -> Iterator[tuple[str, Truth]]:
     told[inside] = cross_val_predict(supervised, bench.values[inside], bench.photo[inside], cv=folds)
     yield (
         "Ward, HLS means (the original's)",
-        by_class(bench.means, lambda rows: ward(StandardScaler().fit_transform(rows))),
+        by_class(means, lambda rows: ward(StandardScaler().fit_transform(rows))),
     )
     yield "Ward, raw pixels", by_class(pixels, ward)
     yield "k-means, raw pixels", by_class(pixels, lambda rows: KMeans(2, n_init=5, random_state=0).fit_predict(rows))
-    yield "DBSCAN, HLS means", by_class(bench.means, outliers)
+    yield "DBSCAN, HLS means", by_class(means, outliers)
     yield "supervised, in those classes", told
     yield "supervised, all images", cross_val_predict(supervised, bench.values, bench.photo, cv=folds)
 
@@ -172,13 +171,13 @@ def measure(bench: Bench) -> dict[str, float]:
     probability = bench.probability(everything)
     found = probability >= THRESHOLD
     ways = [("Gesso", found), *references(bench)]
-    classes = {name: bench.classes == name for name in sorted(set(bench.classes))}
-    rows = [
-        {"way": way, "all": f1(bench.photo, some)}
-        | {name: f1(bench.photo[inside], some[inside]) for name, inside in classes.items() if bench.photo[inside].any()}
-        | {"lost in a clean class": max([lost(bench.photo[i], some[i]) for i in classes.values() if not bench.photo[i].any()], default=0.0)}
-        for way, some in ways
-    ]  # fmt: skip
+    classes = {name: bench.classes == name for name in sorted(set(bench.classes.tolist()))}
+    clean = [inside for inside in classes.values() if not bench.photo[inside].any()]
+    rows: list[dict[str, Any]] = []
+    for way, some in ways:
+        row = {name: f1(bench.photo[classes[name]], some[classes[name]]) for name in bench.contaminated()}
+        loss = max((lost(bench.photo[inside], some[inside]) for inside in clean), default=0.0)
+        rows.append({"way": way, "all": f1(bench.photo, some), **row, "lost in a clean class": loss})
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3f}".format), flush=True)
     figures = {
         "photo_f1": f1(bench.photo, found),
@@ -194,8 +193,7 @@ def measure(bench: Bench) -> dict[str, float]:
             scores.append(f1(bench.photo[some], bench.probability(some) >= THRESHOLD))
         figures[f"f1_at_{share}"] = float(np.mean(scores))
         print(f"{share}% photographs: {np.mean(scores):.3f}, worst draw {min(scores):.3f}", flush=True)
-    clean = np.flatnonzero(~bench.photo)
-    figures["clean_loss_at_0"] = float((bench.probability(clean) >= THRESHOLD).mean())
+    figures["clean_loss_at_0"] = float((bench.probability(~bench.photo) >= THRESHOLD).mean())
 
     without = {}
     for name, inside in classes.items():
@@ -204,7 +202,7 @@ def measure(bench: Bench) -> dict[str, float]:
     print("without", {name: round(score, 3) for name, score in without.items()}, flush=True)
 
     guests = []
-    for painting in set(PAINTINGS) & set(classes):
+    for painting in sorted(set(PAINTINGS) & set(classes)):
         for name in GUESTS:
             labels = with_guests(bench, painting, name)
             inside = labels == painting

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -101,6 +102,54 @@ def test_reasons_are_the_three_strongest_in_words() -> None:
     reasons = found.reasons[first].split("; ")
     assert len(reasons) == 3
     assert all(" than " in reason and reason.endswith("% of the class") for reason in reasons)
+
+
+@cache
+def painted(seed: int) -> np.ndarray:
+    """A drawing without flat areas, under coloured grain: photo-like by the prior, in a style of its own."""
+    random = np.random.default_rng([3, seed])
+    rough = photograph(seed).astype(float) + random.normal(0, 25, (96, 96, 3))
+    return describe(np.clip(rough, 0, 255).astype(np.uint8))
+
+
+def test_photographs_are_found_among_paintings_that_look_like_them() -> None:
+    features, labels, truth = images(a=(60, 40), b=(80, 0), c=(60, 30), paintings=(0, 30))
+    features = np.vstack([features, [painted(seed) for seed in range(70)]])
+    truth = np.append(truth, [False] * 70)
+    labels = labels + ["paintings"] * 70
+    found = separate(features, FEATURE_NAMES, labels)
+    assert found.classes["paintings"].contaminated
+    np.testing.assert_array_equal(found.probability >= 0.8, truth)
+
+
+def test_paintings_alone_are_kept() -> None:
+    features, labels, truth = images(a=(60, 40), b=(80, 0), c=(60, 30))
+    features = np.vstack([features, [painted(seed) for seed in range(70)]])
+    found = separate(features, FEATURE_NAMES, labels + ["paintings"] * 70)
+    assert "look for yourself" in found.classes["paintings"].note
+    np.testing.assert_array_equal(found.probability >= 0.8, np.append(truth, [False] * 70))
+
+
+def described(change: Callable[[np.ndarray], np.ndarray], side: int = 96) -> Images:
+    """Two classes that hold photographs and one that doesn't, each picture changed before it is described."""
+    rows, labels, truth = [], [], []
+    for position, (name, drawings, photographs) in enumerate((("a", 50, 25), ("b", 60, 0), ("c", 40, 20))):
+        for make, count in ((drawing, drawings), (photograph, photographs)):
+            rows += [describe(change(make(1000 * position + number, side))) for number in range(count)]
+            labels += [name] * count
+            truth += [make is photograph] * count
+    return np.array(rows), labels, np.array(truth)
+
+
+@pytest.mark.parametrize("side", [64, 200])
+def test_the_size_of_the_images_changes_no_verdict(side: int) -> None:
+    given = described(lambda rgb: rgb, side)
+    np.testing.assert_array_equal(separated(given).probability >= 0.8, given[2])
+
+
+def test_grey_pictures_are_told_apart_too() -> None:
+    given = described(lambda rgb: np.repeat(rgb.mean(2, keepdims=True).astype(np.uint8), 3, axis=2))
+    np.testing.assert_array_equal(separated(given).probability >= 0.8, given[2])
 
 
 @pytest.mark.filterwarnings("error")
