@@ -189,7 +189,7 @@ def measure(bench: Bench) -> dict[str, float]:
     for share in SHARES:
         scores = []
         for draw in range(DRAWS):
-            some = resampled(bench, share / 100, draw)
+            drawn = resampled(bench, share / 100, draw)
             scores.append(f1(bench.photo[some], bench.probability(some) >= THRESHOLD))
         figures[f"f1_at_{share}"] = float(np.mean(scores))
         print(f"{share}% photographs: {np.mean(scores):.3f}, worst draw {min(scores):.3f}", flush=True)

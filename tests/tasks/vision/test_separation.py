@@ -133,7 +133,7 @@ def test_paintings_alone_are_kept() -> None:
 def described(change: Callable[[np.ndarray], np.ndarray], side: int = 96) -> Images:
     """Two classes that hold photographs and one that doesn't, each picture changed before it is described."""
     rows, labels, truth = [], [], []
-    for position, (name, drawings, photographs) in enumerate((("a", 50, 25), ("b", 60, 0), ("c", 40, 20))):
+    for position, (name, drawings, photographs) in enumerate((("a", 60, 30), ("b", 50, 0), ("c", 40, 20))):
         for make, count in ((drawing, drawings), (photograph, photographs)):
             rows += [describe(change(make(1000 * position + number, side))) for number in range(count)]
             labels += [name] * count
