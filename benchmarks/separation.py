@@ -190,7 +190,7 @@ def measure(bench: Bench) -> dict[str, float]:
         scores = []
         for draw in range(DRAWS):
             drawn = resampled(bench, share / 100, draw)
-            scores.append(f1(bench.photo[some], bench.probability(some) >= THRESHOLD))
+            scores.append(f1(bench.photo[drawn], bench.probability(drawn) >= THRESHOLD))
         figures[f"f1_at_{share}"] = float(np.mean(scores))
         print(f"{share}% photographs: {np.mean(scores):.3f}, worst draw {min(scores):.3f}", flush=True)
     figures["clean_loss_at_0"] = float((bench.probability(~bench.photo) >= THRESHOLD).mean())
