@@ -29,8 +29,8 @@ def _field(name: str, facts: dict[str, Any]) -> Param:
     text = " ".join([facts.pop("description"), f"Default: {default!r}." if default not in (None, "") else ""]).strip()
     if presets:
         text += f" Presets: {', '.join(presets)}."
-    if facts["type"] == "array":
-        facts["examples"] = facts["items"].get("enum", [])
+    if facts["type"] == "array" and "enum" in facts["items"]:
+        facts["examples"] = facts["items"]["enum"]  # a field to choose several from; else one value a line
     if "enum" in facts:
         facts["enum"] = [*facts["enum"], None]
     facts["type"] = ["null", facts["type"]]
