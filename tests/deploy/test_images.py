@@ -59,9 +59,9 @@ def test_the_trainer_says_what_is_wrong(trainer: str) -> None:
     assert done.stderr.startswith("gesso: "), done.stderr
 
 
-@pytest.mark.parametrize("user", ["1000:1000", "12345:0"])
+@pytest.mark.parametrize(("user", "fold"), [("1000:1000", {}), ("12345:0", {"fold": 1, "of_folds": 2})])
 def test_it_trains_as_a_pod_does(
-    trainer: str, user: str, run_step: Callable[..., Artifact], home: Path, tmp_path: Path
+    trainer: str, user: str, fold: dict[str, int], run_step: Callable[..., Artifact], home: Path, tmp_path: Path
 ) -> None:
     """Read-only root, no capability, no home, any user; it writes to /tmp and the store alone."""
     make_demo(tmp_path / "demo", images=300)
@@ -77,7 +77,7 @@ def test_it_trains_as_a_pod_does(
     store = home / "store"
     for folder in (tmp_path, *store.rglob("*"), home, store):
         folder.chmod(0o777)
-    params = {"architecture": "baseline", "image_size": 32, "epochs": 1, "batch_size": 16}
+    params = {"architecture": "baseline", "image_size": 32, "epochs": 1, "batch_size": 16} | fold
 
     done = run(
         "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none",

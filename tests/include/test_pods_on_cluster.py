@@ -163,6 +163,12 @@ def test_the_workflow_trains_in_a_pod_once(start: Start, cluster: Any, store: St
     assert re.search(r"^train baseline .* reused$", printed, re.MULTILINE)
     assert "Building pod" not in again.log.read_text()
 
+    status, printed = start({"epochs": 3, "folds": 2}).end()
+    assert status == 0, printed
+    assert re.search(r"^train baseline +[\d,]+ images .* reused$", printed, re.MULTILINE)
+    assert len(re.findall(r"^train baseline, fold [12] of 2 .* done$", printed, re.MULTILINE)) == 2
+    assert no_pod_is_left(cluster)
+
 
 @pytest.mark.parametrize("grace", [30, 0], ids=["SIGTERM", "SIGKILL"])
 def test_a_pod_killed_while_it_trains_is_resumed_and_ends_the_same(
