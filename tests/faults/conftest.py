@@ -230,7 +230,8 @@ class Run:
 
 def kill(*processes: psutil.Process) -> None:
     for process in processes:
-        process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(psutil.NoSuchProcess):  # the one before may have taken it along
+            process.send_signal(signal.SIGKILL)
 
 
 def committed(store: Store, step: str) -> list[Artifact]:
