@@ -1,7 +1,9 @@
 """Asking a person before a model is promoted: a question in Airflow's UI (Required Actions) or by its API.
 
-approval = Approval(task_id="approve", inputs={…}).output
-promote = step("promote", given=approval, …)        # {} where nobody had to be asked
+    approval = Approval(task_id="approve", inputs={…}).output
+    promote = step("promote", given=approval, …)
+
+The task returns params for the step `promote`, none where nobody had to be asked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +13,7 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
 
+from include.links import report_url
 from include.steps import failing_well, input_uris, run_params, section_of
 from tasks.core.settings import settings
 from tasks.core.step import execute
@@ -61,7 +64,8 @@ class Approval(HITLOperator):
             return _answered(params.approval_default, "nobody could be asked")
         self.defaults = [ANSWERS[params.approval_default]]
         self.response_timeout = timedelta(hours=params.approval_hours)
-        self.body = question(decision, self.inputs)
+        run = context["dag_run"]
+        self.body = question(decision, report_url(run.dag_id, run.run_id))
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
@@ -78,8 +82,8 @@ def _answered(answer: str, by: str, note: str = "") -> dict[str, Any]:
     return {"approval": {"answer": answer, "by": by, "note": note}}
 
 
-def question(decision: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
-    """What a person needs to decide, as Markdown: the scores, the checks, and where to read on."""
+def question(decision: Mapping[str, Any], report: str) -> str:
+    """What a person needs to decide, as Markdown: the scores, the checks, and the address of the run's report."""
     candidate, champion, comparison = decision["candidate"], decision["champion"], decision["comparison"]
     rows = [("new", candidate["architecture"], candidate["macro_f1"])]
     if champion:
@@ -93,7 +97,7 @@ def question(decision: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
         low, high = comparison["interval"]
         lines += ["", f"Difference {comparison['delta_macro_f1']:+.3f}, 90% interval {low:+.3f} to {high:+.3f}."]
     lines += ["", *(f"- {_plain(check['message'])}" for check in decision["reasons"] if check["check"] != "allowed")]
-    lines += ["", f"Evaluation: `{inputs['evaluate']}`"]
+    lines += ["", f"[The run so far]({report})"]
     return "\n".join(lines)
 
 

@@ -26,7 +26,9 @@ def _field(name: str, facts: dict[str, Any]) -> Param:
     if name == "preset":
         return Param(default, **facts)
     presets = [f"{preset}: {values[name]}" for preset, values in PRESETS.items() if name in values]
-    text = " ".join([facts.pop("description"), f"Default: {default!r}." if default not in (None, "") else ""]).strip()
+    text = " ".join(
+        [facts.pop("description"), f"Default: {default!r}." if default not in (None, "", []) else ""]
+    ).strip()
     if presets:
         text += f" Presets: {', '.join(presets)}."
     if facts["type"] == "array" and "enum" in facts["items"]:

@@ -24,7 +24,7 @@ from tasks.core import params
 from tasks.core.artifacts import Artifact, Inputs, Output
 from tasks.core.errors import DataError, NotFound, ParamsError
 from tasks.core.figures import COLOURS, contact_sheet, figure
-from tasks.core.ledger import read_review, review_store, review_uri
+from tasks.core.ledger import read_review, read_review_file, review_uri
 from tasks.vision.separation import ClassFinding, Separation, separate
 
 INPUTS = ("validate", "scan*")
@@ -44,13 +44,11 @@ def observe(inputs: Inputs, params: Params, out: Output) -> tuple[dict[str, str]
         DataError: it is not a review file.
     """
     review = review_uri(params.review, _dataset(inputs))
-    folder, name = review_store(review)
-    try:
-        data = folder.get(name)
-    except NotFound as error:
-        if not params.review:
-            return None, {}
-        raise ParamsError(f"review = {params.review!r} can't be read. {error}") from None
+    data = read_review_file(review)
+    if data is None and params.review:
+        raise ParamsError(f"review = {params.review!r} can't be read: there is no such file.")
+    if data is None:
+        return None, {}
     return {"review": hashlib.sha256(data).hexdigest()}, read_review(data, review)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from include.pages.runs import Run
 from tasks.core.champion import read_champion
 from tasks.core.errors import GessoError
+from tasks.new_images import difference
 
 #: Runs that the history shows.
 MOST = 200
@@ -28,7 +29,7 @@ class Line:
         images: of the snapshot.
         photos: images left out as photographs.
         seconds: what its tasks took, together.
-        verdict: PROMOTE or HOLD.
+        verdict: PROMOTE, HOLD or DRY RUN.
         in_use: whether its model is the champion now.
     """
 
@@ -53,7 +54,7 @@ def lines(runs: Iterable[Run]) -> list[Line]:
 def _line(run: Run, models: set[str]) -> Line:
     metrics = {step: entries[-1].get("metrics", {}) for step, entries in run.record["steps"].items() if entries}
     model = metrics.get("evaluate", {}).get("model")
-    verdict = str(metrics.get("promote", {}).get("verdict") or "")
+    verdict = str(metrics.get("promote", metrics.get("report", {})).get("verdict") or "")
     return Line(
         run_id=run.run_id,
         as_of=str(run.record.get("as_of", "")),
@@ -169,17 +170,12 @@ def _data(left: Run, right: Run) -> dict[str, Any] | None:
     """Which images the snapshots share, which were changed; None where one has no snapshot."""
     if not (_ended(left, "snapshot") and _ended(right, "snapshot")):
         return None
-    columns = ["key", "etag", "bytes"]
-    before, after = (
-        run.artifact("snapshot").table("images.parquet", columns).set_index("key") for run in (left, right)
-    )
-    both = before.merge(after, left_index=True, right_index=True, suffixes=("_before", "_after"))
-    changed = (both["etag_before"] != both["etag_after"]) | (both["bytes_before"] != both["bytes_after"])
+    found = difference(left.artifact("snapshot"), right.artifact("snapshot"))
     return {
-        "same": int((~changed).sum()),
-        "changed": int(changed.sum()),
-        "only_left": len(before) - len(both),
-        "only_right": len(after) - len(both),
+        "same": found.same,
+        "changed": found.changed,
+        "only_left": found.gone,
+        "only_right": found.added,
         "left": left.dataset,
         "right": right.dataset,
     }

@@ -84,6 +84,15 @@ def review_store(uri: str) -> tuple[Store, str]:
     return open_store(folder or slash or "."), name
 
 
+def read_review_file(uri: str) -> bytes | None:
+    """The review file's bytes; None where there is none."""
+    store, name = review_store(uri)
+    try:
+        return store.get(name)
+    except NotFound:
+        return None
+
+
 def load_review(uri: str) -> tuple[dict[str, Overruling], str | None]:
     """What people decided, by key, and the tag that `save_review` wants; ({}, None) where there is no file yet.
 

@@ -24,6 +24,8 @@ def answer(run: Run, option: str, note: str) -> None:
     asked = run.airflow.ask("GET", path)
     assert asked["options"] == ["Approve", "Hold"]
     assert "macro F1" in asked["body"]
+    assert "[The run so far](http" in asked["body"]
+    assert "/plugin/report)" in asked["body"]
     assert run.task("promote")["state"] is None
     run.airflow.ask("PATCH", path, {"chosen_options": [option], "params_input": {"note": note}})
 
@@ -57,5 +59,5 @@ def test_hold_then_nobody_answers_then_approve(airflow: Airflow) -> None:  # noq
 def test_names_in_the_question_are_text() -> None:
     model = {"architecture": "baseline", "macro_f1": 0.5}
     check = {"check": "class drop", "passed": True, "message": "none of <img src=x onerror=alert(1)> [a](http://b) `c`"}
-    asked = question({"candidate": model, "champion": None, "comparison": None, "reasons": [check]}, {"evaluate": "s3"})
+    asked = question({"candidate": model, "champion": None, "comparison": None, "reasons": [check]}, "/report")
     assert r"none of \<img src=x onerror=alert\(1\)\> \[a\]\(http://b\) \`c\`" in asked

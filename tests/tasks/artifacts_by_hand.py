@@ -153,7 +153,8 @@ def a_run(
          "images": len(images), "bytes": int(images["bytes"].sum()), "classes": counts, "ignored": {"hidden file": 2},
          "newest": "2022-07-29T12:34:56+00:00"},
     )  # fmt: skip
-    out.table("images.parquet", images[["key", "class", "bytes", "etag"]])
+    listed = images[["key", "class", "bytes", "etag"]].assign(version=pd.array([None] * len(images), "str"))
+    out.table("images.parquet", listed)
     out.metrics = {"images": len(images)}
     made["snapshot"] = committed(out, "snapshot")
 

@@ -9,7 +9,7 @@ import pytest
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import Champion, move_champion
 from tasks.core.store import LocalStore
-from tasks.new_images import News, since_champion
+from tasks.new_images import Difference, News, since_champion
 from tests.tasks.judging import make
 
 RunStep = Callable[..., Artifact]
@@ -43,7 +43,7 @@ def trained(store: LocalStore, pictures: Path, tmp_path: Path, run_step: RunStep
 
 def test_nothing_is_new(store: LocalStore, pictures: Path, trained: Artifact, run_step: RunStep) -> None:
     news = since_champion(store, run_step("snapshot", dataset=str(pictures)), "")
-    assert news == News(0, 0, 0, [], [], review_edited=False)
+    assert news == News(Difference(6, 0, 0, 0, [], []), review_edited=False)
     assert not news.is_enough(0)
 
 
@@ -54,7 +54,7 @@ def test_what_came_changed_and_went_is_counted(
     draw(pictures / "b" / "1.png", 98)
     (pictures / "b" / "3.png").unlink()
     news = since_champion(store, run_step("snapshot", dataset=str(pictures)), "")
-    assert news == News(1, 1, 1, [], [], review_edited=False)
+    assert news == News(Difference(4, 1, 1, 1, [], []), review_edited=False)
     assert str(news) == "1 new images, 1 changed, 1 gone"
     assert news.is_enough(3)
     assert not news.is_enough(4)
@@ -65,7 +65,7 @@ def test_a_changed_class_is_enough(store: LocalStore, pictures: Path, trained: A
     shutil.rmtree(pictures / "b")
     news = since_champion(store, run_step("snapshot", dataset=str(pictures)), "")
     assert news is not None
-    assert (news.new_classes, news.gone_classes) == (["c"], ["b"])
+    assert (news.data.new_classes, news.data.gone_classes) == (["c"], ["b"])
     assert news.is_enough(1000)
 
 
