@@ -19,6 +19,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import CronDataIntervalTimetable, dag
 
 from include.approval import Approval
+from include.assets import CHAMPION, IMAGES
 from include.form import trigger_form
 from include.steps import enough_new, nothing_new, scan_shards, step, trainings
 from tasks.core.settings import settings
@@ -42,7 +43,7 @@ from tasks.core.settings import settings
     doc_md=__doc__,
 )
 def retrain() -> None:
-    snapshot = step("snapshot")
+    snapshot = step("snapshot", inlets=[IMAGES])
     shards, planned = scan_shards(snapshot), trainings()
     enough_new(snapshot) >> [shards, planned, nothing_new()]
     scan = step("scan", snapshot=snapshot, each=shards)
@@ -54,7 +55,7 @@ def retrain() -> None:
     evaluate = step("evaluate", resample=resample, train=train)
     judged = {"snapshot": snapshot, "resample": resample, "train": train, "evaluate": evaluate}
     approval = Approval(task_id="approve", inputs=judged).output
-    promote = step("promote", given=approval, **judged)
+    promote = step("promote", given=approval, outlets=[CHAMPION], **judged)
     step(
         "report",
         snapshot=snapshot,

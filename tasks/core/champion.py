@@ -24,10 +24,15 @@ class Champion:
     since: str
 
 
-def champion_key(dataset: str) -> str:
-    """Where the champion of a data set is kept in the store: one per data set, named so that a person knows it."""
+def dataset_name(dataset: str) -> str:
+    """A name for what the store keeps of a data set: one per address, such that a person knows it."""
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", dataset.rstrip("/").rpartition("/")[2]).strip("-") or "dataset"
-    return f"champions/{name}-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}.json"
+    return f"{name}-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}"
+
+
+def champion_key(dataset: str) -> str:
+    """Where the champion of a data set is kept in the store."""
+    return f"champions/{dataset_name(dataset)}.json"
 
 
 def read_champion(store: Store, dataset: str) -> tuple[Champion | None, str | None]:

@@ -47,6 +47,12 @@ class Settings(BaseModel):
     retry_seconds: float = Field(
         30, ge=0, description="How long Airflow waits before the first retry; then twice as long each time."
     )
+    watch_seconds: float = Field(
+        300, gt=0, description="How often `watch_new_images` lists the data set: on S3 a request for 1,000 keys."
+    )
+    watch_images: int = Field(
+        100, ge=1, description="How many images must be new or changed for `watch_new_images` to start a run."
+    )
     port: int = Field(8080, ge=1, le=65535, description="Port of the Airflow UI that `make up` starts.")
     schedule: str = Field("@weekly", description="Cron expression or preset of the scheduled retraining.")
 
