@@ -36,7 +36,7 @@ class ImagesLanded(BaseEventTrigger):
 
     def __init__(self, *, dataset: str, seconds: float, min_images: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
-        self.arguments = {"dataset": dataset, "seconds": seconds, "min_images": min_images}
+        self.arguments: dict[str, Any] = {"dataset": dataset, "seconds": seconds, "min_images": min_images}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         return "include.triggers.ImagesLanded", self.arguments
