@@ -44,7 +44,7 @@ def champion_changed(context: Any, promote: Artifact, snapshot: Artifact) -> Non
     candidate = promote.json("decision.json")["candidate"]
     pointer = Asset(f"champion {dataset_name(dataset)}", uri=_uri(f"{settings().store_uri}/{champion_key(dataset)}"))
     extra = {
-        "model": candidate["uri"],
+        "model": f"{promote.store.uri}/{candidate['artifact']}",
         "dataset": dataset,
         "snapshot": snapshot.uri,
         "images": snapshot.metrics["images"],

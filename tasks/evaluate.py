@@ -9,7 +9,7 @@ Accuracy of a class is one-vs-rest: the share of all test images for which "of t
 the tables, "–" in the CSV, and the classes are named in evaluation.json.
 
 Writes, of the best model unless said otherwise,
-  evaluation.json          model (key of its `train` artifact), uri, architecture, models, images, classes, accuracy,
+  evaluation.json          model (key of its `train` artifact), architecture, models, images, classes, accuracy,
                            macro {precision, recall, f1}, ece, classes_without_test, cross_validation [{architecture,
                            folds, mean, deviation, low, high}]: macro F1 over the folds, and its 95% interval
   folds.parquet            of each fold: architecture, fold, val_macro_f1, val_accuracy, val_loss, epochs
@@ -91,7 +91,6 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
         "evaluation.json",
         facts
         | {
-            "uri": models[0].uri,
             "models": len(models),
             "classes": len(classes),
             "macro": macro,

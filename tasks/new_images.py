@@ -12,7 +12,7 @@ import pandas as pd
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import read_champion
 from tasks.core.errors import DataError, NotFound, ParamsError
-from tasks.core.ledger import read_review_file, review_uri
+from tasks.core.ledger import read_review_file
 from tasks.core.store import Store
 
 
@@ -69,7 +69,7 @@ def since_champion(store: Store, snapshot: Artifact, review: str) -> News | None
         data = difference(_input(store, resample, "snapshot"), snapshot)
     except (DataError, NotFound, ParamsError):
         return None
-    file = read_review_file(review_uri(review, dataset))
+    file = read_review_file(review, dataset)
     digest = None if file is None else hashlib.sha256(file).hexdigest()
     return News(data, review_edited=(cluster.manifest["observed"] or {}).get("review") != digest)
 

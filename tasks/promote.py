@@ -16,8 +16,8 @@ gets the images from the data set again, at its size. Classes are matched by nam
 doesn't know count as wrong for it. A champion that can't be opened any more counts as none.
 
 A candidate that fails a check is a successful run whose verdict is HOLD. Writes
-  decision.json  verdict ("PROMOTE" | "HOLD"), candidate {model, uri, architecture, macro_f1}, champion (null or the
-                 same, its macro_f1 on the compared images), reasons [{check, passed, observed, required, message}],
+  decision.json  verdict ("PROMOTE" | "HOLD"), candidate {model, artifact, architecture, macro_f1}, champion (null or
+                 the same, its macro_f1 on the compared images), reasons [{check, passed, observed, required, message}],
                  comparison (null or {images, candidate_macro_f1, champion_macro_f1, delta_macro_f1,
                  interval [low, high], per_class [{class, images, champion_f1, candidate_f1, delta}]}), notes [text],
                  approval (null or {answer, by, note})
@@ -214,7 +214,7 @@ def facts(model: Artifact, macro_f1: float | None) -> dict[str, Any]:
     """A model as the decision names it."""
     return {
         "model": model.key,
-        "uri": model.uri,
+        "artifact": model.folder,
         "architecture": model.metrics["architecture"],
         "macro_f1": macro_f1,
     }

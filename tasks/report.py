@@ -187,7 +187,7 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
                 "name": model.params["architecture"],
                 "chosen": model.key == evaluation["model"],
                 "metrics": model.metrics,
-                "uri": model.uri,
+                "folder": model.folder,
                 "curves": pictures.of(model, "curves.svg", f"Learning curves: {model.params['architecture']}"),
                 "batch": pictures.of(model, "train_batch.jpg", "What the network sees", "Augmented training images."),
             }
@@ -251,13 +251,13 @@ def _balance(resample: Artifact) -> dict[str, Any]:
         "ledger_totals": totals,
         "ledger_images": len(ledger),
         "verdicts": {name: VERDICTS[name] for name in verdicts},
-        "ledger_uri": _where(resample, "ledger.csv"),
+        "ledger_file": _where(resample, "ledger.csv"),
         "used": totals.get("kept", 0),
     }
 
 
 def _where(artifact: Artifact, name: str) -> str:
-    return f"{artifact.store.uri}/{artifact.key_of(name)}" if artifact.has(name) else ""
+    return f"{name} in {artifact.folder}" if artifact.has(name) else ""
 
 
 def lineage(artifacts: Iterable[Artifact]) -> list[Artifact]:
@@ -306,5 +306,4 @@ def _made(inputs: Inputs) -> dict[str, Any]:
             for artifact in artifacts
         ],
         "seconds": sum(artifact.seconds for artifact in artifacts),
-        "store": inputs.one("resample").store.uri,
     }

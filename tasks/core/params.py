@@ -137,7 +137,11 @@ class ClusterParams(Seeded):
         [], "Cleaning", "Classes that may hold photographs; the others keep every image. Empty: any class may."
     )
     review: str = _param(
-        "", "Cleaning", "CSV file with columns key and verdict; it overrules the clustering.", observed=True
+        "",
+        "Cleaning",
+        "CSV file with columns key and verdict; it overrules the clustering. Empty: review.csv beside the data set, if "
+        "there is one. none: no file.",
+        observed=True,
     )
 
 

@@ -148,8 +148,7 @@ def a_run(
     counts = {name: int(count) for name, count in images["class"].value_counts().items()}
     out.json(
         "snapshot.json",
-        {"dataset": dataset, "as_of": "2022-08-01T00:00:00+00:00", "exact": False,
-         "note": "The bucket keeps no versions: objects changed or deleted since then are missing.",
+        {"dataset": dataset, "versioned": False, "note": "This data set keeps no versions.",
          "images": len(images), "bytes": int(images["bytes"].sum()), "classes": counts, "ignored": {"hidden file": 2},
          "newest": "2022-07-29T12:34:56+00:00"},
     )  # fmt: skip
@@ -300,7 +299,7 @@ def _promoted(
         for name, delta in zip(names, np.resize([0.1, -0.1], len(names)).tolist(), strict=True)
     ]
     per_class[-1] |= {"candidate_f1": None, "delta": None}
-    model = {"model": chosen.key, "uri": chosen.uri, "architecture": chosen.params["architecture"]}
+    model = {"model": chosen.key, "artifact": chosen.folder, "architecture": chosen.params["architecture"]}
     comparison = {
         "images": 2 * len(names), "candidate_macro_f1": 0.789, "champion_macro_f1": 0.775, "delta_macro_f1": 0.014,
         "interval": [-0.01, 0.04], "per_class": per_class,

@@ -83,7 +83,7 @@ def test_the_model_is_chosen_by_validation_not_by_test(world, evaluate):
     result = evaluate(world, better_on_test, worse_on_test)
     board = result.table("leaderboard.parquet")
     assert result.metrics["model"] == worse_on_test.key
-    assert result.json("evaluation.json")["uri"] == worse_on_test.uri
+    assert result.json("evaluation.json")["model"] == worse_on_test.key
     assert board["architecture"].tolist() == ["red", "blue"]
     assert board["chosen"].tolist() == [True, False]
     assert board["test_macro_f1"][1] == 1 > board["test_macro_f1"][0] == pytest.approx(result.metrics["macro_f1"])

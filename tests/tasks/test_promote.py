@@ -63,7 +63,7 @@ def test_the_first_model_above_the_floor_is_promoted(world, decide):
     result = decide(world, model)
     decision = result.json("decision.json")
     assert decision["verdict"] == result.metrics["verdict"] == "PROMOTE"
-    assert decision["candidate"]["uri"] == model.uri
+    assert decision["candidate"]["artifact"] == model.folder
     assert decision["champion"] is None
     assert decision["comparison"] is None
     assert "no champion yet" in message(result, "champion")
