@@ -21,6 +21,7 @@ from airflow.sdk import CronDataIntervalTimetable, dag
 from include.approval import Approval
 from include.assets import CHAMPION, IMAGES
 from include.form import trigger_form
+from include.notifications import DEADLINE, tell_failure, tell_success
 from include.steps import enough_new, nothing_new, scan_shards, step, trainings
 from tasks.core.settings import settings
 
@@ -38,6 +39,9 @@ from tasks.core.settings import settings
         "max_retry_delay": timedelta(minutes=10),
         "execution_timeout": timedelta(hours=12),
     },
+    on_success_callback=tell_success,
+    on_failure_callback=tell_failure,
+    deadline=DEADLINE,
     params=trigger_form(),
     tags=["training"],
     doc_md=__doc__,
