@@ -10,6 +10,7 @@ started again; Airflow then takes up what it had left.
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -38,6 +39,9 @@ AFTER_A_DEATH = {
     "scheduler__task_instance_heartbeat_timeout": "60",
     "scheduler__orphaned_tasks_check_interval": "30",
 }
+
+#: Airflow's users, each name:role (admin, op, user, viewer; none: may log in, and see nothing), with commas between.
+USERS = os.environ.get("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", "admin:admin")
 
 
 def up() -> None:
@@ -73,7 +77,10 @@ def up() -> None:
             down()
             raise GessoError(f"Airflow did not come up; the whole log is {log}. Its end:\n{tail}")
         time.sleep(1)
-    print(f"Airflow is up: http://localhost:{port}\nLogin: admin / {kept_secrets(home)['password']}")
+    (name, password), *others = _logins(home).items()
+    print(f"Airflow is up: http://localhost:{port}\nLogin: {name} / {password}")
+    if others:
+        print(f"The other users' passwords are in {_logins_file(home)}.")
     print("Stop it with `make down`.")
 
 
@@ -174,17 +181,17 @@ def _kill(pids: list[int]) -> None:
 
 def _environment(home: Path, database: str) -> dict[str, str]:
     secret, port = kept_secrets(home), settings().port
-    passwords = home / "passwords.json"
-    with open(os.open(passwords, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump({"admin": secret["password"]}, file)
+    logins = _logins(home)  # Airflow would make up what it misses, and print it
+    with open(os.open(_logins_file(home), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(logins, file)
     address = f"http://localhost:{port}"
     return airflow_environment(
         home,
         database__sql_alchemy_conn=database,
         core__fernet_key=secret["fernet"],
         core__execution_api_server_url=f"{address}/execution/",
-        core__simple_auth_manager_users="admin:admin",
-        core__simple_auth_manager_passwords_file=str(passwords),
+        core__simple_auth_manager_users=USERS,
+        core__simple_auth_manager_passwords_file=str(_logins_file(home)),
         core__parallelism="4",  # each slot is a process of 130 MB, idle or not
         api__host="127.0.0.1",
         api__port=str(port),
@@ -195,6 +202,19 @@ def _environment(home: Path, database: str) -> dict[str, str]:
         dag_processor__refresh_interval="30",
         **{name: os.environ.get(f"AIRFLOW__{name.upper()}", seconds) for name, seconds in AFTER_A_DEATH.items()},
     ) | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+
+
+def _logins(home: Path) -> dict[str, str]:
+    """Each user's password, made once. The file is readable by this user alone."""
+    file = _logins_file(home)
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    names = [user.partition(":")[0].strip() for user in USERS.split(",")]
+    made = {"admin": kept_secrets(home)["password"]}
+    return {name: made.get(name) or kept.get(name) or secrets.token_urlsafe(12) for name in names}
+
+
+def _logins_file(home: Path) -> Path:
+    return home / "passwords.json"
 
 
 def _postgres(home: Path) -> Any:

@@ -210,7 +210,7 @@ def instance_name(instance: Mapping[str, Any]) -> str:
 def section_of(name: str, context: Any, instance: Mapping[str, Any]) -> Section:
     """The params of a step in this run; `instance` sets what differs between its mapped tasks."""
     params = run_params()
-    if name == "promote" and context["dag_run"].run_type == "backfill" and context["params"].get("promote") is None:
+    if name == "promote" and context["dag_run"].run_type == "backfill" and not params.promote_in_backfill:
         instance = {"promote": False, **instance}  # a rerun of the past changes the model in use only when asked to
     if name == "snapshot":
         instance = {"dataset": params.dataset or settings().dataset_uri, "as_of": params.as_of or as_of(context)}

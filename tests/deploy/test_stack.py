@@ -56,7 +56,8 @@ def test_a_run_by_rest_ends_with_a_model(stack: Stack) -> None:
     tasks = [task for task in run["tasks"] if task["task_id"] != "nothing_new"]  # the branch not taken
     states = {(task["task_id"], task["state"], task["try_number"]) for task in tasks}
     assert run["state"] == "success", states
-    assert {(state, tries) for _, state, tries in states} == {("success", 1)}, "a cold start costs no try"
+    ends = {(state, tries) for name, state, tries in states if name != "nothing_new"}
+    assert ends == {("success", 1)}, "a cold start costs no try"
     record = json.load(stack.s3().get_object(Bucket="gesso", Key=f"store/runs/retrain/{run['id']}.json")["Body"])
     assert record["steps"]["promote"][0]["artifact"].startswith("s3://gesso/store/artifacts/promote/")
     train = next(task for task in tasks if task["task_id"] == "train")
