@@ -1,7 +1,7 @@
 # Gesso. `make help` lists the targets; each is idempotent and sets up what it needs.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint up down env images lock clean
+.PHONY: help install run test lint up down airflow env images lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,6 +45,9 @@ up: $(READY)  ## start Airflow's UI, scheduler, DAG processor and triggerer on h
 
 down: $(READY)  ## stop what `make up` started
 	@$(BIN)/python -m include.serve down
+
+airflow: $(READY)  ## Airflow's command line for what `make up` started: make airflow RUN="dags list"
+	@$(BIN)/python -m include.serve airflow $(RUN)
 
 env:  ## make .env: the secrets that docker compose needs
 	@python3 -m include.make_env .env

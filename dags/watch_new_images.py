@@ -1,8 +1,9 @@
 """
 ### Retrain when new images have landed
 
-Looks at the data set every `GESSO_WATCH_SECONDS` and starts a run of `retrain` once at least `GESSO_WATCH_IMAGES`
-images are new or changed since it last did, and the data set has come to rest: two looks that show the same.
+Looks at the data set every `GESSO_WATCH_SECONDS` and starts a run of `retrain` once at least `min_new_images`
+images are new or changed since it last did, and the data set has come to rest: two looks that show the same. The run's
+params, `min_new_images` among them, are those of `GESSO_PARAMS`.
 
 **Unpause it** to have the data set watched; paused, nothing is listed. The first look counts every image as new.
 

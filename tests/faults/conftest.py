@@ -78,7 +78,7 @@ class Airflow:
             **environment,
         }
 
-    def start(self, dataset: Path) -> None:
+    def start(self, dataset: Path | str) -> None:
         self.environment["GESSO_DATASET"] = str(dataset)
         self._serve("up")
         password = json.loads((self.home / "airflow" / "secrets.json").read_text())["password"]
