@@ -119,24 +119,29 @@ class Bucket:
     """The data set: it is written as its history goes, and knows what was there at the end of each week."""
 
     def __init__(self, uri: str, first: datetime) -> None:
-        self.uri, self.first = uri, first
-        self.at_end: list[Contents] = []
-        self.writer = threading.Thread(target=self._write)
-        self.writer.start()
+        self.uri, self.dataset, self.first = uri, f"{uri}/data", first
+        self._at_end: list[Contents] = []
+        self._writer = threading.Thread(target=self._write)
+        self._writer.start()
+
+    def at_end(self, week: int) -> Contents:
+        """What was there at the end of a week, once it is over."""
+        self._writer.join()
+        return self._at_end[week]
 
     def week(self, number: int) -> datetime:
         """When a week begins."""
         return self.first + number * WEEK
 
     def _write(self) -> None:
-        store, now = open_store(self.uri), Contents()
+        store, now = open_store(self.dataset), Contents()
         for number, (written, deleted) in enumerate(HISTORY):
             time.sleep(max(0, (self.week(number) + WEEK / 3 - datetime.now(UTC)).total_seconds()))
             store.put_many(written.items())
             store.delete_many(deleted)
             assert datetime.now(UTC) < self.week(number + 1) - timedelta(seconds=1), "the server was too slow"
             now = {key: data for key, data in (now | written).items() if key not in deleted}
-            self.at_end.append(now)
+            self._at_end.append(now)
 
 
 @pytest.fixture(scope="module")
@@ -146,47 +151,41 @@ def received() -> Iterator[Received]:
     servers.close()
 
 
-@pytest.fixture(scope="module")
-def bucket() -> str:
-    import boto3
-
+@pytest.fixture(scope="module", autouse=True)
+def real_s3() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in REAL_S3.items():
             patch.setenv(name, value)
-        client = boto3.Session().client("s3")
-        name = f"gesso-{uuid.uuid4().hex[:12]}"
-        client.create_bucket(Bucket=name)
-        client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
-    return name
+        yield
 
 
 @pytest.fixture(scope="module")
 def first_week() -> datetime:
-    """A whole minute that comes soon; the weeks end in the minute after it, which is in the same hour."""
+    """A whole minute that comes soon; the weeks end in the minute after it, in the same hour."""
     minute = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(minutes=1)
     return minute + timedelta(minutes=1) if minute.minute == 59 else minute
 
 
 @pytest.fixture(scope="module")
-def data(bucket: str, first_week: datetime) -> Bucket:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in REAL_S3.items():
-            patch.setenv(name, value)
-        written = Bucket(f"s3://{bucket}/data", first_week)
-        written.writer.join()
-    assert len(written.at_end) == WEEKS
-    return written
+def data(real_s3: None, first_week: datetime) -> Bucket:
+    """A bucket that keeps versions; its history begins at once."""
+    import boto3
+
+    client, name = boto3.Session().client("s3"), f"gesso-{uuid.uuid4().hex[:12]}"
+    client.create_bucket(Bucket=name)
+    client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    return Bucket(f"s3://{name}", first_week)
 
 
 @pytest.fixture(scope="module")
 def airflow(
-    tmp_path_factory: pytest.TempPathFactory, bucket: str, first_week: datetime, received: Received
+    tmp_path_factory: pytest.TempPathFactory, data: Bucket, first_week: datetime, received: Received
 ) -> Iterator[Airflow]:
     """An Airflow whose weeks are those of the bucket; of the DAGs only `retrain` runs."""
     minutes = f"{first_week.minute}-{first_week.minute + 1}"
     served = Airflow(
         tmp_path_factory.mktemp("served"),
-        f"s3://{bucket}/store",
+        f"{data.uri}/store",
         **REAL_S3,
         **received.connections(),
         GESSO_SCHEDULE=f"{minutes} {first_week.hour} {first_week.day} {first_week.month} * 0,15,30,45",
@@ -196,16 +195,10 @@ def airflow(
         GESSO_WATCH_SECONDS="2",
     )
     try:
-        served.start(f"s3://{bucket}/data")
+        served.start(data.dataset)
         yield served
     finally:
         served.stop()
-
-
-@pytest.fixture(autouse=True)
-def real_s3(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in REAL_S3.items():
-        monkeypatch.setenv(name, value)
 
 
 def command(airflow: Airflow, *words: str) -> subprocess.CompletedProcess[str]:
@@ -217,6 +210,7 @@ def command(airflow: Airflow, *words: str) -> subprocess.CompletedProcess[str]:
 
 def backfill(airflow: Airflow, data: Bucket, first: int, last: int, *words: str) -> list[Run]:
     """Run weeks `first` to `last` again, as a person does; their runs, once all of them have ended."""
+    data.at_end(last)
 
     def there_is_none() -> bool:
         known = airflow.ask("GET", "/api/v2/backfills?dag_id=retrain")["backfills"]
@@ -250,7 +244,7 @@ def test_each_week_is_seen_as_it_was(airflow: Airflow, data: Bucket, received: R
         run.succeeds()
     made = [run.artifacts() for run in runs]
     for week, artifacts in enumerate(made):
-        assert contents(artifacts["snapshot"]) == data.at_end[week], f"week {week}"
+        assert contents(artifacts["snapshot"]) == data.at_end(week), f"week {week}"
         assert artifacts["promote"].json("decision.json")["verdict"] == "HOLD"
         assert "allowed" in {
             check["check"] for check in artifacts["promote"].json("decision.json")["reasons"] if not check["passed"]
@@ -279,7 +273,7 @@ def test_each_week_is_seen_as_it_was(airflow: Airflow, data: Bucket, received: R
 
 
 def test_a_failed_run_and_a_late_one_are_told_of(airflow: Airflow, data: Bucket, received: Received) -> None:
-    run = airflow.trigger(dataset=f"{data.uri}/<nothing> {{{{ 7 * 7 }}}}")
+    run = airflow.trigger(dataset=f"{data.dataset}/<nothing> {{{{ 7 * 7 }}}}")
     wait_for(lambda: run.state == "failed", "the end of the run")
     for way, written in (("mail", "&lt;nothing&gt; {{ 7 * 7 }}"), ("slack", "&lt;nothing&gt; {{ 7 * 7 }}")):
         told = wait_for(
@@ -287,7 +281,7 @@ def test_a_failed_run_and_a_late_one_are_told_of(airflow: Airflow, data: Bucket,
             f"word by {way}",
             patience=120,
         )
-        assert f"snapshot: There are no images below {data.uri}/{written}" in told[0]
+        assert f"snapshot: There are no images below {data.dataset}/{written}" in told[0]
         assert [each for each in received if each.startswith(f"{way}: ") and ": late\n" in each]
 
 
@@ -301,7 +295,7 @@ def test_new_images_start_one_run_whatever_dies(airflow: Airflow, data: Bucket) 
     (first,) = wait_for(started, "the run for what is there", patience=180)
 
     triggerer = airflow.part("triggerer")
-    store = open_store(data.uri)
+    store = open_store(data.dataset)
     store.put_many(added(range(200, 200 + MIN_NEW // 2)).items())  # too few
     time.sleep(8)
     assert started() == [first]
@@ -323,10 +317,10 @@ def test_the_champion_is_an_asset(airflow: Airflow, data: Bucket) -> None:
     airflow.ask("PATCH", "/api/v2/dags/retrain", {"is_paused": False})
     run = airflow.trigger()
     run.succeeds()
-    champion, _ = read_champion(airflow.store, data.uri)
+    champion, _ = read_champion(airflow.store, data.dataset)
     assert champion is not None
     events = airflow.ask("GET", "/api/v2/assets/events?limit=100")["asset_events"]
     told = [event["extra"] for event in events if event["extra"].get("model") == champion.model]
     assert told, events
-    assert told[0]["dataset"] == data.uri
+    assert told[0]["dataset"] == data.dataset
     assert told[0]["images"] == Artifact.open(told[0]["snapshot"]).metrics["images"]
