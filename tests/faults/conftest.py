@@ -85,7 +85,9 @@ class Airflow:
         login = {"username": "admin", "password": password}
         self._token = self.ask("POST", "/auth/token", login)["access_token"]
         wait_for(lambda: self._there("/api/v2/dags/retrain"), "the DAG", pause=1)
-        self.ask("PATCH", "/api/v2/dags/retrain", {"is_paused": False})
+
+    def unpause(self, dag: str = "retrain", paused: bool = False) -> None:
+        self.ask("PATCH", f"/api/v2/dags/{dag}", {"is_paused": paused})
 
     def stop(self) -> None:
         self._serve("down")
@@ -255,6 +257,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Iterator
     served = Airflow(home, str(home / "store"))
     try:
         served.start(dataset)
+        served.unpause()
         yield served
     finally:
         served.stop()

@@ -115,6 +115,7 @@ def airflow(
     )
     try:
         served.start(dataset)
+        served.unpause()
         yield served
     finally:
         served.stop()
