@@ -21,7 +21,7 @@ from airflow.sdk import CronDataIntervalTimetable, dag
 from include.approval import Approval
 from include.assets import CHAMPION, IMAGES
 from include.form import trigger_form
-from include.notifications import DEADLINE, tell_failure, tell_success
+from include.notifications import deadline, tell_failure, tell_success
 from include.steps import enough_new, nothing_new, scan_shards, step, trainings
 from tasks.core.settings import settings
 
@@ -41,7 +41,7 @@ from tasks.core.settings import settings
     },
     on_success_callback=tell_success,
     on_failure_callback=tell_failure,
-    deadline=DEADLINE,
+    deadline=deadline(),
     params=trigger_form(),
     tags=["training"],
     doc_md=__doc__,

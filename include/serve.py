@@ -214,7 +214,10 @@ def _environment(home: Path, database: str) -> dict[str, str]:
         api_auth__jwt_secret=secret["jwt"],
         dag_processor__refresh_interval="30",
         **{name: os.environ.get(f"AIRFLOW__{name.upper()}", seconds) for name, seconds in AFTER_A_DEATH.items()},
-    ) | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    ) | {
+        "GESSO_DEADLINE_HOURS": os.environ.get("GESSO_DEADLINE_HOURS", "24"),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
 
 
 def _logins(home: Path) -> dict[str, str]:

@@ -51,7 +51,9 @@ class Settings(BaseModel):
     retry_seconds: float = Field(
         30, ge=0, description="How long Airflow waits before the first retry; then twice as long each time."
     )
-    deadline_hours: float = Field(24, gt=0, description="A run that has not ended after so long is told of as late.")
+    deadline_hours: float = Field(
+        0, ge=0, description="A run that has not ended after so long is told of as late. 0: it is not."
+    )
     mail_to: str = Field("", description="Whom Airflow's connection smtp_default writes to; commas between them.")
     watch_seconds: float = Field(
         300, gt=0, description="How often `watch_new_images` lists the data set: on S3 a request for 1,000 keys."
