@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -251,10 +252,19 @@ def strays(store: Store, step: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Iterator[Airflow]:
+def served_home() -> Iterator[Path]:
+    """A home for a served Airflow.
+
+    Not below pytest's own folder: every pytest that starts closes that one to other users, and PostgreSQL is one.
+    """
+    with tempfile.TemporaryDirectory(prefix="gesso-served-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def airflow(served_home: Path, dataset: Path) -> Iterator[Airflow]:
     """An Airflow that trains beside the worker and keeps artifacts in a folder."""
-    home = tmp_path_factory.mktemp("served")
-    served = Airflow(home, str(home / "store"))
+    served = Airflow(served_home, str(served_home / "store"))
     try:
         served.start(dataset)
         served.unpause()

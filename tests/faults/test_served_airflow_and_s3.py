@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email import policy
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -178,13 +179,11 @@ def data(real_s3: None, first_week: datetime) -> Bucket:
 
 
 @pytest.fixture(scope="module")
-def airflow(
-    tmp_path_factory: pytest.TempPathFactory, data: Bucket, first_week: datetime, received: Received
-) -> Iterator[Airflow]:
+def airflow(served_home: Path, data: Bucket, first_week: datetime, received: Received) -> Iterator[Airflow]:
     """An Airflow whose weeks are those of the bucket; of the DAGs only `retrain` runs."""
     minutes = f"{first_week.minute}-{first_week.minute + 1}"
     served = Airflow(
-        tmp_path_factory.mktemp("served"),
+        served_home,
         f"{data.uri}/store",
         **REAL_S3,
         **received.connections(),
