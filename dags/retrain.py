@@ -51,7 +51,7 @@ def retrain() -> None:
     cluster = step("cluster", validate=validate, scan=scan)
     resample = step("resample", snapshot=snapshot, validate=validate, cluster=cluster)
     train = step("train", resample=resample, each=planned, pool="gpu")
-    evaluate = step("evaluate", resample=resample, train=train)
+    evaluate = step("evaluate", validate=validate, cluster=cluster, resample=resample, train=train)
     judged = {"snapshot": snapshot, "resample": resample, "train": train, "evaluate": evaluate}
     approval = Approval(task_id="approve", inputs=judged).output
     promote = step("promote", given=approval, **judged)

@@ -19,8 +19,9 @@ A candidate that fails a check is a successful run whose verdict is HOLD. Writes
   decision.json  verdict ("PROMOTE" | "HOLD"), candidate {model, uri, architecture, macro_f1}, champion (null or the
                  same, its macro_f1 on the compared images), reasons [{check, passed, observed, required, message}],
                  comparison (null or {images, candidate_macro_f1, champion_macro_f1, delta_macro_f1,
-                 interval [low, high], per_class [{class, images, champion_f1, candidate_f1, delta}]}), notes [text],
-                 approval (null or {answer, by, note})
+                 interval [low, high], mcnemar {champion_only, candidate_only, p}: images that one of them alone got
+                 right and McNemar's exact test, which decides nothing; per_class [{class, images, champion_f1,
+                 candidate_f1, delta}]}), notes [text], approval (null or {answer, by, note})
 
 The pointer to the champion moves before this artifact is committed, so a crash between the two repeats safely: a model
 that is the champion already is measured against the one that it replaced.

@@ -174,6 +174,8 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
         "changes": changes(decision),
         "evaluation": evaluation,
         "classwise": _rows(classwise),
+        "operating": _rows(evaluate.table("operating.parquet")),
+        "slices": _rows(evaluate.table("slices.parquet")),
         "pairs": _rows(pairs.head(12)),
         "need": in_need(classwise, counts, photos, pairs, min_per_class),
         "min_per_class": min_per_class,

@@ -200,7 +200,13 @@ class RunParams(Section):
     )
 
 
-class EvaluateParams(Section):
+class Resampled(Seeded):
+    bootstrap: int = _param(
+        1000, "Evaluation", "Resamplings of the test part behind each interval.", ge=100, le=100_000
+    )
+
+
+class EvaluateParams(Resampled):
     worst_errors: int = _param(24, "Evaluation", "How many of the worst errors the gallery shows.", ge=0, le=200)
 
 
@@ -212,20 +218,13 @@ class Answer(Section):
     note: str = ""
 
 
-class PromoteShared(Seeded):
+class PromoteShared(Resampled):
     """What a run says of its promotion beforehand."""
 
     promote: bool = _param(True, "Promotion", "Let a model that passes every check become the champion.")
     min_macro_f1: float = _param(0.5, "Promotion", "A model below this macro F1 is never promoted.", ge=0, le=1)
     max_class_drop: float = _param(
         0.05, "Promotion", "No class may lose more F1 than this against the champion.", ge=0, le=1
-    )
-    bootstrap: int = _param(
-        1000,
-        "Promotion",
-        "Resamplings of the test part behind the comparison's interval.",
-        ge=100,
-        le=100_000,
     )
 
 

@@ -56,8 +56,10 @@ def run(name: str, inputs: dict[str, str], store: str, **params: Any) -> Artifac
 
 
 def inputs_of(world: World, model: Artifact) -> dict[str, str]:
+    judged = {"validate": world.validate.uri, "cluster": world.cluster.uri}
     given = {"resample": world.resample.uri, "train": model.uri}
-    return {"snapshot": world.snapshot.uri, **given, "evaluate": run("evaluate", given, world.store.uri).uri}
+    evaluation = run("evaluate", judged | given, world.store.uri)
+    return {"snapshot": world.snapshot.uri, **given, "evaluate": evaluation.uri}
 
 
 def until_done(work: Callable[[], Artifact]) -> tuple[Artifact, list[str]]:

@@ -236,7 +236,8 @@ def _evaluated(store: LocalStore, folder: Path, names: list[str], trained: Seque
     out.json(
         "evaluation.json",
         {"model": chosen.key, "architecture": architecture, "accuracy": 0.8, "ece": 0.04, "images": 2 * len(names),
-         "macro": {"precision": 0.81, "recall": 0.79, "f1": 0.789},
+         "ece_uncalibrated": 0.09, "temperature": 1.6,
+         "macro": {"precision": 0.81, "recall": 0.79, "f1": 0.789, "f1_low": 0.71, "f1_high": 0.84},
          "cross_validation": [
              {"architecture": architecture, "folds": 5, "mean": 0.771, "deviation": 0.02, "low": 0.73, "high": 0.812}
          ]},
@@ -254,7 +255,47 @@ def _evaluated(store: LocalStore, folder: Path, names: list[str], trained: Seque
     f1[-1] = np.nan  # a class without test images
     out.table(
         "classwise.parquet",
-        pd.DataFrame({"class": names, "precision": f1, "recall": f1, "f1": f1, "support": 2, "accuracy": f1}),
+        pd.DataFrame(
+            {
+                "class": names,
+                "precision": f1,
+                "recall": f1,
+                "f1": f1,
+                "f1_low": f1 - 0.1,
+                "f1_high": f1 + 0.1,
+                "support": 2,
+                "accuracy": f1,
+            }
+        ),
+    )
+    out.table(
+        "operating.parquet",
+        pd.DataFrame(
+            {
+                "coverage": [1.0, 0.5],
+                "confidence": [0.31, 0.92],
+                "images": [6, 3],
+                "accuracy": [0.8, 1.0],
+                "low": [0.6, 0.7],
+                "high": [0.9, 1.0],
+                "errors": [1, 0],
+            }
+        ),
+    )
+    out.table(
+        "slices.parquet",
+        pd.DataFrame(
+            {
+                "by": ["cluster", "brightness"],
+                "slice": [f"{names[0]}, group 1", "12 to 80 of 255"],
+                "images": [12, 20],
+                "accuracy": [0.25, 0.8],
+                "low": [0.09, 0.6],
+                "high": [0.53, 0.92],
+                "expected": [0.75, 0.8],
+                "weak": [True, False],
+            }
+        ),
     )
     out.table(
         "leaderboard.parquet",
@@ -303,7 +344,8 @@ def _promoted(
     model = {"model": chosen.key, "uri": chosen.uri, "architecture": chosen.params["architecture"]}
     comparison = {
         "images": 2 * len(names), "candidate_macro_f1": 0.789, "champion_macro_f1": 0.775, "delta_macro_f1": 0.014,
-        "interval": [-0.01, 0.04], "per_class": per_class,
+        "interval": [-0.01, 0.04], "mcnemar": {"champion_only": 2, "candidate_only": 3, "p": 1.0},
+        "per_class": per_class,
     }  # fmt: skip
     checks = [("floor", True, 0.789, 0.5, "0.789 is above the floor of 0.5.")]
     if verdict == "HOLD":

@@ -19,7 +19,7 @@ def world(store, tmp_path):
 @pytest.fixture
 def evaluate(run_step):
     def run(world, *models, **params):
-        return run_step("evaluate", {"resample": world.resample, "train": list(models)}, **params)
+        return run_step("evaluate", world.judged(*models), **params)
 
     return run
 
@@ -53,7 +53,9 @@ def test_tables_agree_with_each_other(world, evaluate):
     predictions, classwise = result.table("predictions.parquet"), result.table("classwise.parquet")
     confusion = result.table("confusion.parquet")
     assert classwise["class"].tolist() == CLASSES
-    assert classwise.columns.tolist() == ["class", "precision", "recall", "f1", "support", "accuracy"]
+    assert classwise.columns.tolist() == [
+        *("class", "precision", "recall", "f1", "f1_low", "f1_high", "support", "accuracy")
+    ]
     assert confusion["class"].tolist() == CLASSES
     assert confusion.columns.tolist() == ["class", "L2_3", "b", "class′", "꽃 $x$"]
     matrix = confusion.iloc[:, 1:].to_numpy()

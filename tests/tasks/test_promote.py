@@ -34,7 +34,7 @@ def decide(run_step):
 
 
 def inputs_of(run_step, world: World, model: Artifact) -> dict[str, Artifact | list[Artifact]]:
-    evaluation = run_step("evaluate", {"resample": world.resample, "train": [model]})
+    evaluation = run_step("evaluate", world.judged(model))
     return {"snapshot": world.snapshot, "resample": world.resample, "train": [model], "evaluate": evaluation}
 
 

@@ -134,7 +134,14 @@ def test_all_sections_are_there_the_verdict_first(report: Report) -> None:
     assert "4 groups of the same bytes, 3 groups that look alike" in text
     assert "6 images are photographs; 3 are unsure" in text
     assert "ledger.csv" in text
-    assert "L2_3 – – – 2 –" in text, "a class without a score"
+    assert "L2_3 – – – – 2 –" in text, "a class without a score"
+    assert "L2_10 0.500 0.500 0.500 0.400 to 0.600 2 0.500" in text
+    assert "macro F1 of 0.789 (95 % interval 0.710 to 0.840)" in text
+    assert "A temperature of 1.60" in text
+    assert "50 % 0.920 3 1.000 0.700 to 1.000 0" in text, "the operating table"
+    assert "1 slice falls short" in text
+    assert text.count("cluster L2_10, group 1 12 0.250 0.090 to 0.530 0.750 −0.500") == 2
+    assert "3 are right with the candidate alone and 2 with the champion alone" in text
     assert "max_class_drop 0.05 No class may lose more F1 than this" in text
     assert "All 49 6 3 3 3" in text, "the ledger's totals: kept, photo, duplicate, conflict, quarantined"
     assert text.count("artifacts/scan/") == 2, "found through validate's inputs"
