@@ -14,7 +14,8 @@ calibrated: a temperature is fitted on the validation part (`vision/calibration.
 Writes, of the best model unless said otherwise,
   evaluation.json          model (key of its `train` artifact), uri, architecture, models, images, classes, accuracy,
                            macro {precision, recall, f1, f1_low, f1_high}, temperature, ece (expected calibration
-                           error), ece_uncalibrated, classes_without_test, cross_validation [{architecture, folds, mean,
+                           error), ece_uncalibrated, export_difference (the largest of the export's probabilities from
+                           the training code's), classes_without_test, cross_validation [{architecture, folds, mean,
                            deviation, low, high}]: macro F1 over the folds, and its 95% interval
   folds.parquet            of each fold: architecture, fold, val_macro_f1, val_accuracy, val_loss, epochs
   leaderboard.parquet      of all models, best first: architecture, model, val_macro_f1, val_accuracy, val_loss,
@@ -30,6 +31,8 @@ Writes, of the best model unless said otherwise,
   predictions.parquet      key, class, predicted, confidence, and the probabilities p_0, p_1, … in order of classes
   errors.parquet           key, class, predicted, confidence, p_true: the most confident errors, worst first
   errors.jpg               their images in that order, 8 a row; left out where there are none
+  export/                  the model as a SavedModel: bytes of images in, names and calibrated probabilities out
+                           (`vision/export.py`); checked on test images
   figures/                 confusion.svg, reliability.svg, f1.svg
 """
 
@@ -41,7 +44,7 @@ import pandas as pd
 
 from tasks.core import params
 from tasks.core.artifacts import Artifact, Inputs, Output
-from tasks.core.errors import DataError, ParamsError
+from tasks.core.errors import DataError, GessoError, ParamsError
 from tasks.core.figures import COLOURS, MUTED, contact_sheet, figure, label
 from tasks.core.ledger import write_csv
 from tasks.slices import described, slices
@@ -53,6 +56,9 @@ Params = params.EvaluateParams
 
 BATCH = 64
 """Images predicted at a time."""
+
+CHECKED = 32
+"""Test images by which the export is checked."""
 
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Shares of the test images in the operating table."""
@@ -107,6 +113,7 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
         "ece": metrics.calibration_error(diagram),
         "temperature": temperature,
     }
+    difference = write_export(models[0], classes, temperature, pack.gather(test["row"].to_numpy()[:CHECKED]), best, out)
     out.json(
         "evaluation.json",
         facts
@@ -116,6 +123,7 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
             "classes": len(classes),
             "macro": macro,
             "ece_uncalibrated": metrics.calibration_error(metrics.reliability(raw.max(axis=1), right)),
+            "export_difference": difference,
             "classes_without_test": [classes[empty] for empty in np.flatnonzero(scores.support == 0)],
             "cross_validation": cross_validation(folds),
         },
@@ -197,6 +205,39 @@ def predict(model: Artifact, pack: Pack, rows: npt.NDArray[np.int64]) -> npt.NDA
     from tasks.vision import models, training  # they import TensorFlow, which takes seconds
 
     return training.predict(models.load(model.path("model.keras")), pack, rows, BATCH)
+
+
+def write_export(
+    model: Artifact,
+    classes: list[str],
+    temperature: float,
+    pixels: npt.NDArray[np.uint8],
+    probabilities: npt.NDArray[np.float32],
+    out: Output,
+) -> float:
+    """Write the model's export, and by how much its probabilities differ at most from those of the training code.
+
+    Args:
+        model: a `train` artifact.
+        classes: its labels.
+        temperature: by which it is calibrated.
+        pixels: some test images.
+        probabilities: what the training code makes of these and perhaps more, calibrated.
+
+    Raises:
+        GessoError: they differ by more than `TOLERANCE`.
+    """
+    from tasks.vision import export, models  # they import TensorFlow, which takes seconds
+
+    folder = out.path("export/saved_model.pb").parent
+    export.write(models.load(model.path("model.keras")), classes, temperature, folder)
+    found = export.difference(export.Export(folder), pixels, classes, probabilities[: len(pixels)])
+    if found > export.TOLERANCE:
+        raise GessoError(
+            f"The export of {model.uri} gives other probabilities than the model itself: they differ by {found:.2g}, "
+            f"at most {export.TOLERANCE:g} is allowed. It would mislead whoever uses it."
+        )
+    return found
 
 
 def fitted_temperature(model: Artifact, classes: list[str]) -> float:

@@ -84,8 +84,7 @@ def run(inputs: Inputs, params: params.PromoteParams, out: Output) -> None:
     for check in checks:
         out.log(f"{'passed' if check.passed else 'FAILED'}  {check.check}: {check.message}")
     if verdict == "PROMOTE":
-        since = str(inputs.one("evaluate").manifest["made_at"])
-        put_in_use(out.store, dataset(inputs), candidate, pointer, etag, since)
+        put_in_use(out.store, dataset(inputs), candidate, inputs.one("evaluate"), pointer, etag)
 
     out.json(
         "decision.json",
@@ -222,7 +221,7 @@ def facts(model: Artifact, macro_f1: float | None) -> dict[str, Any]:
 
 
 def put_in_use(
-    store: Store, name: str, candidate: Artifact, pointer: Champion | None, etag: str | None, since: str
+    store: Store, name: str, candidate: Artifact, evaluation: Artifact, pointer: Champion | None, etag: str | None
 ) -> None:
     """Make the candidate the champion of a data set, unless it is already.
 
@@ -231,7 +230,12 @@ def put_in_use(
     """
     if pointer and key_of(pointer.model) == candidate.key:
         return
-    champion = Champion(candidate.uri, previous=pointer.model if pointer else None, since=since)
+    champion = Champion(
+        candidate.uri,
+        previous=pointer.model if pointer else None,
+        since=str(evaluation.manifest["made_at"]),
+        evaluation=evaluation.uri,
+    )
     if move_champion(store, name, champion, etag):
         return
     now, _ = read_champion(store, name)

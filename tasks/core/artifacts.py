@@ -10,6 +10,8 @@ world. The same key means the same content, so a rerun, a retry and a backfill f
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -185,6 +187,28 @@ class Artifact:
                 )
             self._verified.add(name)
         return local
+
+    def directory(self, name: str) -> Path:
+        """A local copy of the files below a name, in one folder, each checked as `path` checks it.
+
+        Raises:
+            DataError: there is no file below it, or one is not what was committed.
+        """
+        names = [each for each in self.names() if each.startswith(f"{name}/")]
+        if not names:
+            raise DataError(f"The artifact {self.uri} has no files below {name}/. It has: {', '.join(self.names())}.")
+        paths = [self.path(each) for each in names]
+        if self.store.local_path(self.key_of(names[0])) is not None:
+            return paths[0].parents[names[0].count("/") - name.count("/") - 1]
+        folder = settings().scratch_folder / "copies" / f"{self.key}-{name.replace('/', '-')}"
+        for each, path in zip(names, paths, strict=True):
+            target = folder / each.removeprefix(f"{name}/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                partial = target.with_name(f"{target.name}.{os.getpid()}")
+                shutil.copyfile(path, partial)
+                partial.replace(target)
+        return folder
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":
         """A Parquet file as a frame; only some columns where they are named."""

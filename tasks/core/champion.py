@@ -17,11 +17,13 @@ class Champion:
         model: URI of the train artifact.
         previous: URI of the model that it replaced, or None.
         since: when it took over, UTC, ISO 8601.
+        evaluation: URI of the evaluate artifact, which holds the model's export and card; empty where none was made.
     """
 
     model: str
     previous: str | None
     since: str
+    evaluation: str = ""
 
 
 def champion_key(dataset: str) -> str:

@@ -47,7 +47,8 @@ def together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(promote, "compare", compare_together)
     monkeypatch.setattr(promote, "open_rival", alone(promote.open_rival))
     monkeypatch.setattr(promote, "fight", alone(promote.fight))
-    for name in ("draw_confusion", "draw_reliability", "draw_f1"):  # `promote` reads none of these figures
+    monkeypatch.setattr(evaluate, "write_export", lambda *_: 0.0)  # `promote` reads neither that nor the figures
+    for name in ("draw_confusion", "draw_reliability", "draw_f1"):
         monkeypatch.setattr(evaluate, name, lambda *_: None)
 
 
