@@ -30,5 +30,5 @@ def test_a_directory_that_is_not_there(artifact):
 
 def test_a_file_of_a_directory_that_was_changed(artifact):
     artifact.store.put(artifact.key_of("export/variables/index"), b"some")
-    with pytest.raises(DataError, match="export/variables/index in .* is missing or was changed"):
+    with pytest.raises(DataError, match=r"export/variables/index in .* is missing or was changed"):
         artifact.directory("export")
