@@ -15,8 +15,9 @@ Writes, of the best model unless said otherwise,
   evaluation.json          model (key of its `train` artifact), uri, architecture, models, images, classes, accuracy,
                            macro {precision, recall, f1, f1_low, f1_high}, temperature, ece (expected calibration
                            error), ece_uncalibrated, export_difference (the largest of the export's probabilities from
-                           the training code's), classes_without_test, cross_validation [{architecture, folds, mean,
-                           deviation, low, high}]: macro F1 over the folds, and its 95% interval
+                           the training code's), suspects {judged, found}, classes_without_test, cross_validation
+                           [{architecture, folds, mean, deviation, low, high}]: macro F1 over the folds, and its 95%
+                           interval
   folds.parquet            of each fold: architecture, fold, val_macro_f1, val_accuracy, val_loss, epochs
   leaderboard.parquet      of all models, best first: architecture, model, val_macro_f1, val_accuracy, val_loss,
                            test_macro_f1, test_accuracy, parameters, epochs, chosen
@@ -31,6 +32,10 @@ Writes, of the best model unless said otherwise,
   predictions.parquet      key, class, predicted, confidence, and the probabilities p_0, p_1, … in order of classes
   errors.parquet           key, class, predicted, confidence, p_true: the most confident errors, worst first
   errors.jpg               their images in that order, 8 a row; left out where there are none
+  suspects.parquet         key, class, part, suggested, p_class, p_suggested: images whose label is probably wrong, the
+                           likeliest first (`vision/suspects.py`), among those of validation and test, and with folds
+                           among all that are used
+  suspects.jpg             the first of them, 8 a row; left out where there are none
   export/                  the model as a SavedModel: bytes of images in, names and calibrated probabilities out
                            (`vision/export.py`); checked on test images
   figures/                 confusion.svg, reliability.svg, f1.svg
@@ -50,6 +55,7 @@ from tasks.core.ledger import write_csv
 from tasks.slices import described, slices
 from tasks.vision import calibration, metrics
 from tasks.vision.pack import Pack
+from tasks.vision.suspects import label_suspects
 
 INPUTS = ("validate", "cluster", "resample", "train*")
 Params = params.EvaluateParams
@@ -76,7 +82,8 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
     models = rank([model for model in trained if not model.params.get("fold")])
     if not models:
         raise ParamsError("Only models of a cross-validation's folds were given: none of them is a candidate.")
-    folds = folds_table([model for model in trained if model.params.get("fold")])
+    of_folds = [model for model in trained if model.params.get("fold")]
+    folds = folds_table(of_folds)
     classes: list[str] = resample.json("classes.json")
     table = resample.table("pack.parquet").sort_values("row")
     test = table[table["part"] == "test"]
@@ -113,6 +120,8 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
         "ece": metrics.calibration_error(diagram),
         "temperature": temperature,
     }
+    said = unseen(models[0], of_folds, test, best, temperature)
+    suspects = suspects_table(said, table, classes)
     difference = write_export(models[0], classes, temperature, pack.gather(test["row"].to_numpy()[:CHECKED]), best, out)
     out.json(
         "evaluation.json",
@@ -124,6 +133,7 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
             "macro": macro,
             "ece_uncalibrated": metrics.calibration_error(metrics.reliability(raw.max(axis=1), right)),
             "export_difference": difference,
+            "suspects": {"judged": len(said), "found": len(suspects)},
             "classes_without_test": [classes[empty] for empty in np.flatnonzero(scores.support == 0)],
             "cross_validation": cross_validation(folds),
         },
@@ -147,6 +157,9 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
     out.table("errors.parquet", errors.drop(columns="row"))
     if len(errors):
         contact_sheet(list(pack.gather(errors["row"].to_numpy())), out.path("errors.jpg"), columns=8)
+    out.table("suspects.parquet", suspects.drop(columns="row"))
+    if shown := suspects["row"].to_list()[: params.label_suspects]:
+        contact_sheet(list(pack.gather(np.array(shown))), out.path("suspects.jpg"), columns=8)
     draw_confusion(matrix, classes, out)
     draw_reliability(diagram, facts["ece"], out)
     draw_f1(table_of_classes, macro["f1"], out)
@@ -191,12 +204,19 @@ def check_lineage(resample: Artifact, models: list[Artifact]) -> None:
 
     Raises:
         ParamsError: a model was trained on another pack.
+        DataError: a model tells other classes apart than the pack holds.
     """
+    classes = resample.json("classes.json")
     for model in models:
         if model.inputs["resample"] != resample.key:
             raise ParamsError(
                 f"{model.uri} was not trained on {resample.uri}, so it may have learnt this test part. "
                 f"Give the `resample` artifact that it was trained on."
+            )
+        if (labels := model.json("labels.json")) != classes:
+            raise DataError(
+                f"{model.uri} tells {', '.join(labels)} apart, but {resample.uri} holds {', '.join(classes)}. "
+                f"Train anew."
             )
 
 
@@ -241,16 +261,10 @@ def write_export(
 
 
 def fitted_temperature(model: Artifact, classes: list[str]) -> float:
-    """The temperature that calibrates a model, from what it made of its validation part.
-
-    Raises:
-        DataError: its validation.parquet is not about these classes.
-    """
+    """The temperature that calibrates a model, from what it made of its validation part."""
     table = model.table("validation.parquet")
     probabilities = table.filter(regex=r"^p_\d+$").to_numpy(np.float32)
     labels = table["class"].map({name: label for label, name in enumerate(classes)})
-    if probabilities.shape[1] != len(classes) or labels.isna().any():
-        raise DataError(f"validation.parquet of {model.uri} is not about this run's {len(classes)} classes.")
     return calibration.fit_temperature(probabilities, labels.to_numpy(np.int64))
 
 
@@ -323,6 +337,39 @@ def worst_errors(test: pd.DataFrame, predictions: pd.DataFrame, count: int) -> p
     errors = images[images["class"] != images["predicted"]]
     errors = errors.sort_values(["confidence", "p_true", "key"], ascending=[False, True, True], ignore_index=True)
     return errors[["key", "class", "predicted", "confidence", "p_true", "row"]].head(count)
+
+
+def unseen(
+    model: Artifact, folds: list[Artifact], test: pd.DataFrame, tested: npt.NDArray[np.float32], temperature: float
+) -> pd.DataFrame:
+    """Calibrated probabilities [p_0, p_1, …] by key, by models that were not trained on the image.
+
+    Those of the test part are `tested`; of the validation part the model's own; with a cross-validation of the same
+    network its folds' instead, which judge the training part too.
+    """
+    same = [fold for fold in folds if fold.metrics["architecture"] == model.metrics["architecture"]]
+    tables = [one.table("validation.parquet").set_index("key").filter(regex=r"^p_\d+$") for one in same or [model]]
+    held_out = pd.concat(tables)
+    held_out[:] = calibration.calibrated(held_out.to_numpy(np.float32), temperature)
+    return pd.concat([held_out, pd.DataFrame(tested, test["key"].to_numpy(), held_out.columns)])
+
+
+def suspects_table(said: pd.DataFrame, table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """The images whose label is probably wrong, the likeliest first, with their row in the pack."""
+    images = table.set_index("key").loc[said.index]
+    labels, probabilities = images["label"].to_numpy(), said.to_numpy()
+    found = label_suspects(labels, probabilities)
+    best = probabilities[found].argmax(axis=1)
+    columns: dict[str, Any] = {
+        "key": said.index[found],
+        "class": images["class"].to_numpy()[found],
+        "part": images["part"].to_numpy()[found],
+        "suggested": pd.array([classes[label] for label in best], "str"),
+        "p_class": probabilities[found, labels[found]],
+        "p_suggested": probabilities[found, best],
+        "row": images["row"].to_numpy()[found],
+    }
+    return pd.DataFrame(columns).sort_values(["p_class", "key"], ignore_index=True)
 
 
 def confusion_table(matrix: metrics.Counts, classes: list[str]) -> pd.DataFrame:

@@ -182,6 +182,10 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
         "figures": [shown for figure in figures if (shown := pictures.of(evaluate, *figure))],
         "gallery": pictures.of(evaluate, "errors.jpg", "Worst errors", "Wrong, and most sure of it, first."),
         "errors": _rows(evaluate.table("errors.parquet")) if evaluate.has("errors.parquet") else [],
+        "suspect_gallery": pictures.of(
+            evaluate, "suspects.jpg", "Labels to check", "The least probable label first, as many as fit."
+        ),
+        "suspects": _rows(evaluate.table("suspects.parquet")),
         "leaderboard": _rows(evaluate.table("leaderboard.parquet")),
         "folds": _rows(evaluate.table("folds.parquet")),
         "models": [

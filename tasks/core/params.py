@@ -208,6 +208,9 @@ class Resampled(Seeded):
 
 class EvaluateParams(Resampled):
     worst_errors: int = _param(24, "Evaluation", "How many of the worst errors the gallery shows.", ge=0, le=200)
+    label_suspects: int = _param(
+        24, "Evaluation", "How many images with a probably wrong label the gallery shows.", ge=0, le=200
+    )
 
 
 class Answer(Section):

@@ -236,7 +236,7 @@ def _evaluated(store: LocalStore, folder: Path, names: list[str], trained: Seque
     out.json(
         "evaluation.json",
         {"model": chosen.key, "architecture": architecture, "accuracy": 0.8, "ece": 0.04, "images": 2 * len(names),
-         "ece_uncalibrated": 0.09, "temperature": 1.6,
+         "ece_uncalibrated": 0.09, "temperature": 1.6, "suspects": {"judged": 40, "found": 1},
          "macro": {"precision": 0.81, "recall": 0.79, "f1": 0.789, "f1_low": 0.71, "f1_high": 0.84},
          "cross_validation": [
              {"architecture": architecture, "folds": 5, "mean": 0.771, "deviation": 0.02, "low": 0.73, "high": 0.812}
@@ -326,6 +326,20 @@ def _evaluated(store: LocalStore, folder: Path, names: list[str], trained: Seque
         ),
     )
     contact_sheet([picture(3)], out.path("errors.jpg"))
+    out.table(
+        "suspects.parquet",
+        pd.DataFrame(
+            {
+                "key": [f"{names[0]}/0010.jpg"],
+                "class": names[:1],
+                "part": ["validation"],
+                "suggested": names[1:2],
+                "p_class": [0.02],
+                "p_suggested": [0.95],
+            }
+        ),
+    )
+    contact_sheet([picture(4)], out.path("suspects.jpg"))
     for name in ("confusion", "reliability", "f1"):
         _draw(out, f"figures/{name}.svg", names)
     out.metrics = {"images": 2 * len(names), "model": chosen.key, "architecture": architecture, "macro_f1": 0.789}

@@ -158,8 +158,15 @@ class World:
         made_of = [self.size, self.classes, list(self.images["part"])]
         return make(self.store, "resample", files, self.tmp, inputs={"snapshot": self.snapshot.key}, made_of=made_of)
 
-    def model(self, channel: str, name: str = "", classes: list[str] | None = None, **metrics: Any) -> Artifact:
-        """A `train` artifact: a network that tells the classes by one channel's level."""
+    def model(
+        self,
+        channel: str,
+        name: str = "",
+        classes: list[str] | None = None,
+        held_out: tuple[str, ...] = ("validation",),
+        **metrics: Any,
+    ) -> Artifact:
+        """A `train` artifact: a network that tells the classes by one channel's level, and did not see `held_out`."""
         known = self.classes if classes is None else classes
         count, sharpness = len(self.classes), 40
 
@@ -176,10 +183,10 @@ class World:
             model.layers[-1].set_weights([kernel, bias])
             model.save(out.path("model.keras"))
             out.json("labels.json", known)
-            held_out = self.images["part"] == "validation"
-            powers = np.exp(self.colours[held_out] / 255 @ kernel + bias)
+            unseen = self.images["part"].isin(held_out)
+            powers = np.exp(self.colours[unseen] / 255 @ kernel + bias)
             probabilities = pd.DataFrame(powers / powers.sum(axis=1, keepdims=True)).add_prefix("p_")
-            table = self.images.loc[held_out, ["key", "class"]].reset_index(drop=True)
+            table = self.images.loc[unseen, ["key", "class"]].reset_index(drop=True)
             out.table("validation.parquet", pd.concat([table, probabilities], axis=1))
 
         facts = {"architecture": f"{channel}{name}", "val_macro_f1": 0.5, "val_accuracy": 0.5, "val_loss": 1.0}
@@ -192,5 +199,5 @@ class World:
             inputs={"resample": self.resample.key},
             params={"fold": facts.get("fold", 0)},
             metrics=facts,
-            made_of=[channel, name, known, metrics],
+            made_of=[channel, name, known, held_out, metrics],
         )

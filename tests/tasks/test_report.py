@@ -141,6 +141,8 @@ def test_all_sections_are_there_the_verdict_first(report: Report) -> None:
     assert "50 % 0.920 3 1.000 0.700 to 1.000 0" in text, "the operating table"
     assert "1 slice falls short" in text
     assert text.count("cluster L2_10, group 1 12 0.250 0.090 to 0.530 0.750 −0.500") == 2
+    assert "Of 40 images that a model judged without having been trained on them, 1 more probably" in text
+    assert "L2_10/0010.jpg L2_10 L2_12 0.020 0.950 validation" in text
     assert "3 are right with the candidate alone and 2 with the champion alone" in text
     assert "max_class_drop 0.05 No class may lose more F1 than this" in text
     assert "All 49 6 3 3 3" in text, "the ledger's totals: kept, photo, duplicate, conflict, quarantined"
