@@ -49,6 +49,7 @@ def retrain() -> None:
     validate = step("validate", scan=scan)
     eda = step("eda", validate=validate, scan=scan)
     cluster = step("cluster", validate=validate, scan=scan)
+    drift = step("drift", snapshot=snapshot, validate=validate, cluster=cluster, scan=scan)
     resample = step("resample", snapshot=snapshot, validate=validate, cluster=cluster)
     train = step("train", resample=resample, each=planned, pool="gpu")
     evaluate = step("evaluate", validate=validate, cluster=cluster, resample=resample, train=train)
@@ -61,6 +62,7 @@ def retrain() -> None:
         validate=validate,
         eda=eda,
         cluster=cluster,
+        drift=drift,
         resample=resample,
         train=train,
         evaluate=evaluate,

@@ -49,7 +49,7 @@ class Rival:
         """
         from tasks.vision import models  # imports TensorFlow, which takes seconds
 
-        artifact = Artifact.find(store, "train", uri.rpartition("/")[2]) or Artifact.open(uri)
+        artifact = Artifact.reopen(store, uri)
         return cls(artifact, models.load(artifact.path("model.keras")), list(artifact.json("labels.json")))
 
     @property

@@ -108,10 +108,7 @@ def find_model(model: str, dataset: str | None, store: Store) -> Artifact:
                 f"The champion {champion.model} has no export. Run the workflow again, or name another model with "
                 f"--model URI."
             )
-        # In this store, even where it was moved since the champion was named.
-        found = Artifact.find(store, "evaluate", model.rpartition("/")[2])
-        if found:
-            return found
+        return Artifact.reopen(store, model)
     artifact = Artifact.open(model)
     if artifact.step != "evaluate":
         raise ParamsError(

@@ -103,6 +103,16 @@ class Artifact:
             raise NotFound(f"There is no artifact at {uri}: its step has not finished, or it was removed.")
         return found
 
+    @classmethod
+    def reopen(cls, store: Store, uri: str) -> Self:
+        """The artifact at a URI; in `store` where it is there, which may have been moved since the URI was written.
+
+        Raises:
+            ParamsError, NotFound: as `open`.
+        """
+        step, _, key = uri.rstrip("/").rpartition("/artifacts/")[2].partition("/")
+        return (cls.find(store, step, key) if step and key and "/" not in key else None) or cls.open(uri)
+
     def __repr__(self) -> str:
         return f"Artifact({self.uri!r})"
 
@@ -135,6 +145,18 @@ class Artifact:
     def inputs(self) -> dict[str, Any]:
         """Key, or list of keys, of each input artifact."""
         return dict(self.manifest["inputs"])
+
+    def made_of(self, name: str) -> "Artifact":
+        """The input artifact of this name.
+
+        Raises:
+            NotFound: it is gone.
+        """
+        key = str(self.inputs[name])
+        found = Artifact.find(self.store, name, key)
+        if found is None:
+            raise NotFound(f"{self.uri} was made of {name}/{key}, which is gone.")
+        return found
 
     @property
     def metrics(self) -> dict[str, Metric]:

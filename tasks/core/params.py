@@ -141,6 +141,15 @@ class ClusterParams(Seeded):
     )
 
 
+class DriftParams(Section):
+    drift_threshold: float = _param(
+        0.2,
+        "Evaluation",
+        "The report warns where the data moved further since the champion's: share of the images, or of their spread.",
+        gt=0,
+    )
+
+
 class ResampleParams(Seeded, Sized):
     drop_photos: bool = _param(True, "Cleaning", "Leave photographs out of training and evaluation.")
     min_per_class: int = _param(250, "Balancing", "Oversample a smaller class to this many training images.", ge=1)
@@ -272,6 +281,7 @@ class Params(
     ScanShared,
     ValidateParams,
     ClusterParams,
+    DriftParams,
     ResampleParams,
     TrainShared,
     PodParams,

@@ -161,6 +161,7 @@ def a_run(
     kept = images.loc[images["verdict"] == "kept"].copy()
     kept["photo"] = photos & kept["key"].str.contains("000[67]")
     made["cluster"] = _clustered(store, folder, kept, photos)
+    made["drift"] = _drifted(store, folder, champion, names)
     made["resample"] = _resampled(store, folder, images, kept, names)
     made["train"] = [_trained(store, folder, name, number) for number, name in enumerate(architectures)]
     made["evaluate"] = _evaluated(store, folder, names, made["train"])
@@ -187,6 +188,25 @@ def _clustered(store: LocalStore, folder: Path, kept: pd.DataFrame, photos: bool
     _draw(out, "figures/scatter.svg")
     out.metrics = {"images": len(kept), "photos": int(kept["photo"].sum())}
     return committed(out, "cluster", photo_threshold=0.8, separate=True, review="")
+
+
+def _drifted(store: LocalStore, folder: Path, champion: bool, names: list[str]) -> Artifact:
+    out = output(folder, store, "drift")
+    measures = [
+        {"measure": "class", "unit": "share", "distance": 0.31, "drifted": True, "before": f"{names[0]} 10.0 %",
+         "now": f"{names[0]} 41.0 %", "sheet": "sheets/class.jpg", "keys": [f"{names[0]}/0000.jpg"]},
+        {"measure": "brightness", "unit": "spread", "distance": 0.05, "drifted": False, "before": "180 of 255",
+         "now": "176 of 255", "sheet": "", "keys": []},
+    ]  # fmt: skip
+    contact_sheet([picture(5)], out.path("sheets/class.jpg"))
+    reference = {"model": "m", "newest": "2022-07-01T00:00:00+00:00", "images": 50}
+    out.json(
+        "drift.json",
+        {"reference": reference if champion else None, "images": 60, "threshold": 0.2,
+         "reason": "" if champion else "There is no champion yet.", "measures": measures if champion else []},
+    )  # fmt: skip
+    out.metrics = {"images": 60, "drifted": int(champion)}
+    return committed(out, "drift", drift_threshold=0.2)
 
 
 def _resampled(store: LocalStore, folder: Path, images: pd.DataFrame, kept: pd.DataFrame, names: list[str]) -> Artifact:
