@@ -54,9 +54,10 @@ def retrain() -> None:
     validate = step("validate", scan=scan)
     eda = step("eda", validate=validate, scan=scan)
     cluster = step("cluster", validate=validate, scan=scan)
+    drift = step("drift", snapshot=snapshot, validate=validate, cluster=cluster, scan=scan)
     resample = step("resample", snapshot=snapshot, validate=validate, cluster=cluster)
     train = step("train", resample=resample, each=planned, pool="gpu")
-    evaluate = step("evaluate", resample=resample, train=train)
+    evaluate = step("evaluate", validate=validate, cluster=cluster, resample=resample, train=train)
     judged = {"snapshot": snapshot, "resample": resample, "train": train, "evaluate": evaluate}
     approval = Approval(task_id="approve", inputs=judged).output
     promote = step("promote", given=approval, outlets=[CHAMPION], **judged)
@@ -66,6 +67,7 @@ def retrain() -> None:
         validate=validate,
         eda=eda,
         cluster=cluster,
+        drift=drift,
         resample=resample,
         train=train,
         evaluate=evaluate,

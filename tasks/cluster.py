@@ -26,6 +26,7 @@ from tasks.core.artifacts import Artifact, Inputs, Output
 from tasks.core.errors import DataError, NotFound, ParamsError
 from tasks.core.figures import COLOURS, contact_sheet, figure
 from tasks.core.ledger import NO_REVIEW, read_review, read_review_file, review_uri
+from tasks.thumbnails import thumbnails
 from tasks.vision.separation import ClassFinding, Separation, separate
 
 INPUTS = ("validate", "scan*")
@@ -203,10 +204,10 @@ def _write_sheets(
             )
             if keys
         ]
-    thumbnails = _thumbnails(scans, {key for *_, keys in chosen for key in keys})
+    pictures = thumbnails(scans, {key for *_, keys in chosen for key in keys})
     sheets: list[dict[str, Any]] = []
     for name, kind, file, keys in chosen:
-        contact_sheet([thumbnails[key] for key in keys], out.path(file))
+        contact_sheet([pictures[key] for key in keys], out.path(file))
         sheets.append({"class": name, "kind": kind, "file": file, "images": len(keys), "keys": keys})
     out.json("sheets.json", sheets)
 
@@ -227,15 +228,6 @@ def _borderline(members: pd.DataFrame, threshold: float) -> list[str]:
     above = open_question["photo_probability"] >= np.float32(threshold)
     half = SHEET_IMAGES // 2
     return open_question.loc[~above, "key"].tolist()[-half:] + open_question.loc[above, "key"].tolist()[:half]
-
-
-def _thumbnails(scans: list[Artifact], keys: set[str]) -> dict[str, bytes]:
-    if not keys:
-        return {}
-    wanted = [("key", "in", sorted(keys))]
-    tables = [pd.read_parquet(scan.path("thumbnails.parquet"), filters=wanted) for scan in scans]
-    together = pd.concat(tables, ignore_index=True)
-    return dict(zip(together["key"], together["jpeg"], strict=True))
 
 
 def _draw_scatter(verdicts: pd.DataFrame, found: Separation, out: Output) -> None:

@@ -63,10 +63,9 @@ def since_champion(store: Store, snapshot: Artifact, review: str) -> News | None
     if champion is None:
         return None
     try:
-        model = Artifact.find(store, "train", champion.model.rpartition("/")[2]) or Artifact.open(champion.model)
-        resample = _input(store, model, "resample")
-        cluster = _input(store, resample, "cluster")
-        data = difference(_input(store, resample, "snapshot"), snapshot)
+        resample = Artifact.reopen(store, champion.model).made_of("resample")
+        cluster = resample.made_of("cluster")
+        data = difference(resample.made_of("snapshot"), snapshot)
     except (DataError, NotFound, ParamsError):
         return None
     file = read_review_file(review, dataset)
@@ -89,14 +88,6 @@ def difference(before: Artifact, after: Artifact) -> Difference:
         new_classes=sorted(classes_now - classes_then),
         gone_classes=sorted(classes_then - classes_now),
     )
-
-
-def _input(store: Store, artifact: Artifact, name: str) -> Artifact:
-    key = str(artifact.inputs[name])
-    found = Artifact.find(store, name, key)
-    if found is None:
-        raise NotFound(f"The artifact {name}/{key} is gone.")
-    return found
 
 
 def _images(snapshot: Artifact) -> pd.DataFrame:

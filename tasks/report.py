@@ -24,7 +24,7 @@ from tasks.core.step import NAMES
 from tasks.core.store import Store
 from tasks.page import Pictures, is_missing, render
 
-INPUTS = ("snapshot", "validate", "eda", "cluster", "resample", "train*?", "evaluate?", "promote?")
+INPUTS = ("snapshot", "validate", "eda", "cluster", "drift", "resample", "train*?", "evaluate?", "promote?")
 RESOURCES = (
     "templates/report.html.j2",
     "templates/report.css",
@@ -69,6 +69,7 @@ def run(inputs: Inputs, params: ReportParams, out: Output) -> None:
         **(_results(inputs, pictures) if judged else plan(inputs.one("resample"), params, out.observed)),
         **_photographs(inputs.one("cluster"), pictures),
         **_data(inputs, pictures),
+        **_drift(inputs.one("drift"), pictures),
         **_balance(inputs.one("resample")),
         **_made(inputs),
     }
@@ -174,12 +175,18 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
         "changes": changes(decision),
         "evaluation": evaluation,
         "classwise": _rows(classwise),
+        "operating": _rows(evaluate.table("operating.parquet")),
+        "slices": _rows(evaluate.table("slices.parquet")),
         "pairs": _rows(pairs.head(12)),
         "need": in_need(classwise, counts, photos, pairs, min_per_class),
         "min_per_class": min_per_class,
         "figures": [shown for figure in figures if (shown := pictures.of(evaluate, *figure))],
         "gallery": pictures.of(evaluate, "errors.jpg", "Worst errors", "Wrong, and most sure of it, first."),
         "errors": _rows(evaluate.table("errors.parquet")) if evaluate.has("errors.parquet") else [],
+        "suspect_gallery": pictures.of(
+            evaluate, "suspects.jpg", "Labels to check", "The least probable label first, as many as fit."
+        ),
+        "suspects": _rows(evaluate.table("suspects.parquet")),
         "leaderboard": _rows(evaluate.table("leaderboard.parquet")),
         "folds": _rows(evaluate.table("folds.parquet")),
         "models": [
@@ -238,6 +245,17 @@ def _data(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
         "exact_groups": eda.metrics["exact_groups"],
         "near_groups": eda.metrics["near_groups"],
     }
+
+
+def _drift(drift: Artifact, pictures: Pictures) -> dict[str, Any]:
+    facts = drift.json("drift.json")
+    caption = "New images that moved it most, the strongest first."
+    sheets = [
+        pictures.of(drift, row["sheet"], row["measure"].capitalize(), caption)
+        for row in facts["measures"]
+        if row["sheet"]
+    ]
+    return {"drift": facts, "drift_sheets": sheets}
 
 
 def _balance(resample: Artifact) -> dict[str, Any]:

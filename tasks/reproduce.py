@@ -143,14 +143,14 @@ def _make_anew(artifact: Artifact, record: Record, anew: Mapping[str, Artifact],
         if lost := [key for key in keys if key not in anew]:
             raise NotFound(f"its input {name}/{lost[0]} was not made anew.")
         uris[name] = anew[given].uri if isinstance(given, str) else [anew[key].uri for key in keys]
-    if artifact.step == "promote":
+    if "champion" in _observed(artifact):
         _set_champion(artifact, anew, into)
     return execute(artifact.step, uris, _params(artifact, record), into.uri).artifact
 
 
 def _params(artifact: Artifact, record: Record) -> Section:
     """The params that an artifact was made with, and what its step saw of the outside world then."""
-    kind, params, observed = load(artifact.step).params, artifact.params, artifact.manifest["observed"] or {}
+    kind, params, observed = load(artifact.step).params, artifact.params, _observed(artifact)
     if artifact.step == "snapshot":
         params |= {
             "dataset": observed["dataset"],
@@ -170,16 +170,21 @@ def _listed_as_of(snapshot: Artifact, record: Record) -> str:
     return str(record["as_of"]) if named else looked.isoformat()
 
 
-def _set_champion(promote: Artifact, anew: Mapping[str, Artifact], into: Store) -> None:
-    """Put the champion that the candidate was measured against then into the other store."""
-    snapshot = anew[str(promote.inputs["snapshot"])]
+def _observed(artifact: Artifact) -> dict[str, Any]:
+    """What the artifact's step saw of the outside world."""
+    return dict(artifact.manifest["observed"] or {})
+
+
+def _set_champion(artifact: Artifact, anew: Mapping[str, Artifact], into: Store) -> None:
+    """Put the champion that the step saw then into the other store."""
+    snapshot = anew[str(artifact.inputs["snapshot"])]
     dataset = str(snapshot.json("snapshot.json")["dataset"])
-    key = (promote.manifest["observed"] or {}).get("champion")
+    key = _observed(artifact)["champion"]
     if key is None:
         into.delete(champion_key(dataset))
         return
     _, etag = read_champion(into, dataset)
-    move_champion(into, dataset, Champion(f"{promote.store.uri}/artifacts/train/{key}", None, ""), etag)
+    move_champion(into, dataset, Champion(f"{artifact.store.uri}/artifacts/train/{key}", None, ""), etag)
 
 
 def _changed_files(artifact: Artifact) -> str:

@@ -17,11 +17,18 @@ class Champion:
         model: URI of the train artifact.
         previous: URI of the model that it replaced, or None.
         since: when it took over, UTC, ISO 8601.
+        evaluation: URI of the evaluate artifact, which holds the model's export and card; empty where none was made.
     """
 
     model: str
     previous: str | None
     since: str
+    evaluation: str = ""
+
+
+def key_of(uri: str) -> str:
+    """The key of the artifact at a URI: it stays the same where the store was moved."""
+    return uri.rpartition("/")[2]
 
 
 def dataset_name(dataset: str) -> str:

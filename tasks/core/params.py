@@ -189,6 +189,15 @@ class ClusterParams(Seeded):
     )
 
 
+class DriftParams(Section):
+    drift_threshold: float = _param(
+        0.2,
+        "Evaluation",
+        "The report warns where the data moved further since the champion's: share of the images, or of their spread.",
+        gt=0,
+    )
+
+
 class ResampleParams(Seeded, Sized):
     drop_photos: bool = _param(
         True, "Cleaning", "Leave photographs out of training and evaluation.", title="Drop photographs"
@@ -275,8 +284,17 @@ class RunParams(Section):
     )
 
 
-class EvaluateParams(Section):
+class Resampled(Seeded):
+    bootstrap: int = _param(
+        1000, "Evaluation", "Resamplings of the test part behind each interval.", ge=100, le=100_000
+    )
+
+
+class EvaluateParams(Resampled):
     worst_errors: int = _param(24, "Evaluation", "How many of the worst errors the gallery shows.", ge=0, le=200)
+    label_suspects: int = _param(
+        24, "Evaluation", "How many images with a probably wrong label the gallery shows.", ge=0, le=200
+    )
 
 
 class Answer(Section):
@@ -287,7 +305,7 @@ class Answer(Section):
     note: str = ""
 
 
-class PromoteShared(Seeded):
+class PromoteShared(Resampled):
     """What a run says of its promotion beforehand."""
 
     promote: bool = _param(True, "Promotion", "Let a model that passes every check become the champion.")
@@ -296,14 +314,6 @@ class PromoteShared(Seeded):
     )
     max_class_drop: float = _param(
         0.05, "Promotion", "No class may lose more F1 than this against the champion.", ge=0, le=1
-    )
-    bootstrap: int = _param(
-        1000,
-        "Promotion",
-        "Resamplings of the test part behind the comparison's interval.",
-        ge=100,
-        le=100_000,
-        read={"the bootstrap": "https://en.wikipedia.org/wiki/Bootstrapping_(statistics)"},
     )
 
 
@@ -359,6 +369,7 @@ class Params(
     ScanShared,
     ValidateParams,
     ClusterParams,
+    DriftParams,
     ResampleParams,
     ReportParams,
     TrainShared,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from tasks.core.errors import DataError, ParamsError
+from tasks.core.errors import DataError, GessoError, ParamsError
 from tests.tasks.judging import CLASSES, World
 
 
@@ -19,7 +19,7 @@ def world(store, tmp_path):
 @pytest.fixture
 def evaluate(run_step):
     def run(world, *models, **params):
-        return run_step("evaluate", {"resample": world.resample, "train": list(models)}, **params)
+        return run_step("evaluate", world.judged(*models), **params)
 
     return run
 
@@ -53,7 +53,9 @@ def test_tables_agree_with_each_other(world, evaluate):
     predictions, classwise = result.table("predictions.parquet"), result.table("classwise.parquet")
     confusion = result.table("confusion.parquet")
     assert classwise["class"].tolist() == CLASSES
-    assert classwise.columns.tolist() == ["class", "precision", "recall", "f1", "support", "accuracy"]
+    assert classwise.columns.tolist() == [
+        *("class", "precision", "recall", "f1", "f1_low", "f1_high", "support", "accuracy")
+    ]
     assert confusion["class"].tolist() == CLASSES
     assert confusion.columns.tolist() == ["class", "L2_3", "b", "class′", "꽃 $x$"]
     matrix = confusion.iloc[:, 1:].to_numpy()
@@ -207,3 +209,66 @@ def test_folds_are_no_candidates_and_tell_how_sure_a_score_is(world, evaluate):
 def test_folds_alone_are_nothing_to_choose_from(world, evaluate):
     with pytest.raises(ParamsError, match="none of them is a candidate"):
         evaluate(world, world.model("blue", fold=1))
+
+
+def test_images_with_a_probably_wrong_label_are_shown(world, evaluate):
+    """By its red channel every fourth image of three classes is another class: the network is sure of it."""
+    result = evaluate(world, world.model("red"), label_suspects=3)
+    suspects = result.table("suspects.parquet")
+    assert suspects.columns.tolist() == ["key", "class", "part", "suggested", "p_class", "p_suggested"]
+    held_out = world.images[world.images["part"] != "train"]
+    wrong = held_out[(held_out["label"] > 0) & (held_out["number"] % 4 == 0)]
+    assert set(suspects["key"]) == set(wrong["key"])
+    assert set(suspects["part"]) == {"validation", "test"}
+    assert (suspects["p_suggested"] > suspects["p_class"]).all()
+    assert suspects["p_class"].is_monotonic_increasing
+    assert result.json("evaluation.json")["suspects"] == {"judged": len(held_out), "found": len(wrong)}
+    assert cv2.imread(str(result.path("suspects.jpg"))).shape[0] < 130, "one row"
+    assert not evaluate(world, world.model("blue")).has("suspects.jpg")
+
+
+def test_folds_judge_the_labels_of_the_training_part_too(world, evaluate):
+    folds = [world.model("red", fold=1, held_out=("train",)), world.model("red", fold=2)]
+    result = evaluate(world, world.model("red", val_macro_f1=0.9), *folds)
+    suspects = result.table("suspects.parquet")
+    assert result.json("evaluation.json")["suspects"]["judged"] == len(world.images)
+    assert set(suspects["part"]) == {"train", "validation", "test"}
+
+
+def test_scores_have_intervals_and_confidence_is_calibrated(world, evaluate):
+    result = evaluate(world, world.model("red"))
+    evaluation, classwise = result.json("evaluation.json"), result.table("classwise.parquet")
+    macro = evaluation["macro"]
+    assert macro["f1_low"] < macro["f1"] < macro["f1_high"]
+    assert ((classwise["f1_low"] <= classwise["f1"]) & (classwise["f1"] <= classwise["f1_high"])).all()
+    assert evaluation["temperature"] > 1, "it is as sure where it is wrong"
+    assert evaluation["export_difference"] < 1e-4
+    operating = result.table("operating.parquet")
+    assert operating["coverage"].iloc[0] == 1
+    assert operating["accuracy"].iloc[0] == pytest.approx(evaluation["accuracy"])
+    assert np.allclose(operating["errors"], operating["images"] * (1 - operating["accuracy"]))
+    assert operating["confidence"].is_monotonic_increasing
+    more = evaluate(world, world.model("red"), bootstrap=2000, seed=1).json("evaluation.json")["macro"]
+    assert more["f1_low"] == pytest.approx(macro["f1_low"], abs=0.02)
+
+
+def test_slices_are_those_of_the_test_part(world, evaluate):
+    found = evaluate(world, world.model("red")).table("slices.parquet")
+    assert set(found["by"]) == {"cluster", "shorter side", "brightness", "date added", "near duplicates"}
+    assert found.loc[found["by"] == "near duplicates", "slice"].tolist() == ["one of a kind"], (
+        "the 8 others are too few"
+    )
+    assert found.loc[found["by"] == "date added", "images"].sum() == 80
+    weak = found[found["weak"]]
+    assert weak.empty or (weak["accuracy"] < weak["expected"]).all()
+
+
+def test_an_export_that_gives_other_probabilities_is_refused(world, evaluate, monkeypatch):
+    monkeypatch.setattr("tasks.vision.export.difference", lambda *_: 0.003)
+    with pytest.raises(GessoError, match=r"they differ by 0\.003, at most 0\.0001 is allowed"):
+        evaluate(world, world.model("red"))
+
+
+def test_a_model_of_other_classes_is_refused(world, evaluate):
+    with pytest.raises(DataError, match=r"tells L2_3, b, class apart, but .* holds L2_3, b, class, 꽃"):
+        evaluate(world, world.model("red", classes=CLASSES[:3]))
