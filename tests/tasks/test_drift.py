@@ -151,7 +151,7 @@ def test_a_drift_is_shown_with_the_images_that_moved_it(week, crown, run_step):
     made = run_step("drift", now.inputs)
     facts = made.json("drift.json")
     assert facts["reference"] == {
-        "model": before.model.uri,
+        "model": before.model.key,
         "newest": "2026-01-05T00:00:00+00:00 before",
         "images": 400,
     }
