@@ -4,7 +4,6 @@ The weeks are of fifteen seconds: GESSO_SCHEDULE has a field for seconds. What w
 written while Airflow starts.
 """
 
-import email
 import json
 import subprocess
 import sys
@@ -13,21 +12,18 @@ import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from email import policy
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from aiosmtpd.controller import Controller
 
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import read_champion
 from tasks.core.store import open_store
 from tests.conftest import REAL_S3, ROOT
-from tests.faults.conftest import PARAMS, Airflow, Run, free_ports, kill, wait_for
+from tests.faults.conftest import PARAMS, Airflow, Run, kill, wait_for
+from tests.received import Received
 
 pytestmark = [
     pytest.mark.faults,
@@ -68,52 +64,6 @@ HISTORY: list[tuple[Contents, list[str]]] = [
     ({"circles/0.png": picture("circles", 100)}, ["사각형/3.png", "circles/31.png"]),
     ({}, []),
 ]
-
-
-class Received(list[str]):
-    """What was sent to a mail server and a web server of the tests' own, as text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        received = self
-
-        class Hook(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                received.append("slack: " + json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(b"ok")
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        (port,) = free_ports(1)
-        self.mail = Controller(self, hostname="127.0.0.1", port=port)
-        self.mail.start()
-        self.web = HTTPServer(("127.0.0.1", 0), Hook)
-        threading.Thread(target=self.web.serve_forever, daemon=True).start()
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        message = email.message_from_bytes(envelope.content, policy=policy.default)
-        body = message.get_body(("html", "plain"))
-        self.append(f"mail: {message['subject']}\n{body.get_content() if body else ''}")
-        return "250 OK"
-
-    def connections(self) -> dict[str, str]:
-        """Airflow's connections to them."""
-        mail = {
-            "conn_type": "smtp", "host": "127.0.0.1", "port": self.mail.port,
-            "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "gesso@example.org"},
-        }  # fmt: skip
-        hook = {"conn_type": "slackwebhook", "password": f"http://127.0.0.1:{self.web.server_port}/services/hook"}
-        return {
-            "AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(mail),
-            "AIRFLOW_CONN_SLACKWEBHOOK_DEFAULT": json.dumps(hook),
-        }
-
-    def close(self) -> None:
-        self.mail.stop()
-        self.web.shutdown()
 
 
 class Bucket:
