@@ -148,21 +148,15 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
 
 
 def start_weights(model: Any, params: params.TrainParams, out: Output) -> dict[str, str]:
-    """Give a `keras:<Name>` network the weights that the params name; says which they were.
+    """Give a `keras:<Name>` network the weights that the params name; says which they were. Others have none to take.
 
     Raises:
-        ParamsError: the network is another one, or nothing is at the URI.
+        ParamsError: nothing is at the URI.
         DataError: the file there doesn't fit.
     """
     from tasks.vision import models
 
-    if not params.architecture.startswith("keras:"):
-        if params.weights or params.freeze_epochs:
-            raise ParamsError(
-                f"weights and freeze_epochs are for the networks keras:<Name>: {params.architecture} starts from scratch."
-            )
-        return {}
-    if not params.weights:
+    if not params.weights or not params.architecture.startswith("keras:"):
         return {}
     uri = params.weights.replace("{name}", model.name)
     folder, _, name = uri.rpartition("/")

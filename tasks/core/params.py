@@ -355,6 +355,11 @@ class Params(
             )
         if params.schedule == "cosine" and params.warmup_epochs >= params.epochs:
             raise ParamsError(f"warmup_epochs = {params.warmup_epochs} leaves none of epochs = {params.epochs}.")
+        if (params.weights or params.freeze_epochs) and not any("keras:" in name for name in params.architectures):
+            raise ParamsError(
+                f"weights and freeze_epochs are for networks keras:<Name>, and architectures = {params.architectures} "
+                f"holds none: the original's networks start from scratch."
+            )
         if params.folds == 1:
             raise ParamsError("folds = 1: a cross-validation has at least 2 folds; 0 means none.")
         if params.unsure_threshold > params.photo_threshold:

@@ -69,7 +69,7 @@ def choose(params: TrainShared, pack_bytes: int) -> Execution:
         pack_bytes: how much memory the training images take as uint8.
     """
     gpu, devices = has_gpu(), len(names())
-    precision = params.precision
+    precision: str = params.precision
     if precision == "auto":
         precision = _fastest_precision() if gpu else "float32"
     feed = "warped"

@@ -135,25 +135,26 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         matrices = None
         if self._augmented:
             matrices = augment.matrices(augment.draw(rng, len(drawn)), self._pack.size).astype(np.float32)
+        rows = self._rows[drawn]
         if self._feed == "resident":
-            inputs["rows"] = np.searchsorted(self._resident_rows, self._rows[drawn]).astype(np.int32)
+            inputs["rows"] = np.searchsorted(self._resident_rows, rows).astype(np.int32)
+        elif self._feed == "warped" and matrices is not None:
+            inputs["images"] = augment.warp(self._pack.views(rows), matrices)
         else:
-            inputs["images"] = self._pack.gather(self._rows[drawn])
-        if matrices is not None:
-            if self._feed == "warped":
-                inputs["images"] = augment.warp(inputs["images"], matrices)
-            else:
-                inputs["matrices"] = matrices
+            inputs["images"] = self._pack.gather(rows)
+        if self._feed != "warped" and matrices is not None:
+            inputs["matrices"] = matrices
         labels = self._labels[drawn]
-        weights, targets = self._weights[labels], self._targets[labels]
+        weights: Floats = self._weights[labels]
+        targets: Floats = self._targets[labels]
         if self._mixup:
-            share = rng.beta(self._mixup, self._mixup, len(drawn)).astype(np.float32)
+            share: Floats = rng.beta(self._mixup, self._mixup, len(drawn)).astype(np.float32)
             inputs["share"] = share
             partner = self._partners(len(drawn))
             # Of the mixed image, each of the two counts as its class does.
             own, other = share * weights, (1 - share) * weights[partner]
-            targets = (own[:, None] * targets + other[:, None] * targets[partner]) / (own + other)[:, None]
             weights = own + other
+            targets = (own / weights)[:, None] * targets + (other / weights)[:, None] * targets[partner]
         return inputs, targets, weights
 
     def _partners(self, images: int) -> Rows:

@@ -224,6 +224,11 @@ def load_weights(model: keras.Model, path: Path, uri: str) -> None:
         ) from error
 
 
+def has_body(model: keras.Model) -> bool:
+    """Whether it is a `keras:<Name>` network."""
+    return any(layer.name == BODY for layer in model.layers)
+
+
 def freeze(model: keras.Model, frozen: bool) -> None:
     """Let training leave the body of a `keras:<Name>` network as it is, or not; takes effect when compiled."""
     model.get_layer(BODY).trainable = not frozen

@@ -340,13 +340,14 @@ def fit(
         "val_loss", mode="min", patience=params.stop_patience, restore_best_weights=True
     )
     resumable = Resumable(network, identity, checkpoint, file, plateau, stop, log)
+    freeze_epochs = params.freeze_epochs if models.has_body(network) else 0
     trainee = Trainee(network, batches.resident, batches.devices)
 
     def train(frozen: bool, until: int) -> None:
         """Train the epochs up to this one, or what is left of them."""
         resumable.begin(frozen)
-        thawed = params.freeze_epochs > 0 and not frozen
-        if params.freeze_epochs:
+        thawed = freeze_epochs > 0 and not frozen
+        if freeze_epochs:
             models.freeze(network, frozen)
         steps = (until - resumable.first_epoch) * batches.steps
         warmup = 0 if thawed else params.warmup_epochs * batches.steps
@@ -378,9 +379,9 @@ def fit(
     try:
         if resumable.load():
             log(f"Going on after epoch {len(resumable.history)}, from {checkpoint.uri}.")
-        if params.freeze_epochs and resumable.was_frozen:
-            train(True, min(params.freeze_epochs, params.epochs))
-        if params.freeze_epochs < params.epochs:
+        if freeze_epochs and resumable.was_frozen:
+            train(True, min(freeze_epochs, params.epochs))
+        if freeze_epochs < params.epochs:
             train(False, params.epochs)
     except Interrupted:
         resumable.keep()
