@@ -1,7 +1,8 @@
 """Train one network on the pack, and keep the weights of the epoch with the lowest validation loss.
 
 Reads the pack of `resample`; each epoch draws a training image as often as its `copies` say, augmented anew each
-time. SGD; the learning rate is halved, and the training ended, after some epochs without a lower validation loss.
+time. By default SGD; the learning rate is halved, and the training ended, after some epochs without a lower validation
+loss.
 
 With `fold` k of `of_folds` it is one training of a cross-validation: the training and validation parts together are
 divided into folds, and the k-th validates (Stone, Cross-validatory choice and assessment of statistical predictions,
@@ -10,15 +11,17 @@ divided into folds, and the k-th validates (Stone, Cross-validatory choice and a
 Writes
   model.keras         the network: takes pixels of 0..255, gives class probabilities
   labels.json         the class of each output, in order
-  model.json          architecture, image size, parameters, classes, preprocessing, best epoch
+  model.json          architecture, image size, parameters, classes, preprocessing, best epoch, and how it was executed
   history.csv         epoch, loss, accuracy, val_loss, val_accuracy, val_macro_f1, learning_rate
   curves.svg          the history, drawn
   train_batch.jpg     64 training images as the network sees them
   validation.parquet  row, key, class, predicted and the probabilities p_0, p_1, … of the validation images
+
+Its metrics tell what it took: images a second, floating-point operations an image, the seconds of the training and of
+its part until the best epoch, on a GPU the peak of its memory.
 """
 
-import itertools
-import time
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +30,13 @@ import pandas as pd
 
 from tasks.core import figures, params
 from tasks.core.artifacts import Artifact, Inputs, Output
-from tasks.core.errors import DataError, ParamsError
+from tasks.core.errors import DataError, NotFound, ParamsError
+from tasks.core.store import open_store
 from tasks.vision import folds
 from tasks.vision.pack import Pack
 
 if TYPE_CHECKING:
-    from tasks.vision.training import Batches
+    from tasks.vision.feed import Batches
 
 INPUTS = ("resample",)
 Params = params.TrainParams
@@ -54,69 +58,127 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
             f"Give both steps the same image_size."
         )
 
-    from tasks.vision import models, training  # they import TensorFlow, which takes seconds
+    from tasks.vision import devices, feed, models, training  # they import TensorFlow, which takes seconds
 
-    training.make_deterministic()
-    model = models.build(params.architecture, pack.size, len(classes), params.seed)
     drawn = train.loc[train.index.repeat(train["copies"])]
-    labels = drawn["label"].to_numpy()
-    balanced = training.class_weights(labels, len(classes))
-    batches = training.Batches(
-        pack,
-        drawn["row"].to_numpy(),
-        labels,
-        balanced if params.class_weights else np.ones_like(balanced),
-        batch_size=params.batch_size,
-        augmented=params.augment,
-        seed=params.seed,
-    )
-    held_out = validation["row"].to_numpy()
-    out.log(
-        f"{params.architecture}: {model.count_params():,} parameters, {pack.size} px, {len(classes)} classes, "
-        f"{len(drawn)} images an epoch, {len(held_out)} for validation"
-    )
+    execution = devices.choose(params, len(train) * pack.size**2 * 3)
+    devices.make_deterministic(execution.xla)
+    with devices.shared():
+        model = models.build(
+            params.architecture,
+            pack.size,
+            len(classes),
+            params.seed,
+            bottleneck=params.bottleneck,
+            precision=execution.precision,
+            synchronised=execution.devices > 1,
+        )
+        started_from = start_weights(model, params, out)
+        labels = drawn["label"].to_numpy()
+        balanced = feed.class_weights(labels, len(classes))
+        batches = feed.Batches(
+            pack,
+            drawn["row"].to_numpy(),
+            labels,
+            balanced if params.class_weights else np.ones_like(balanced),
+            batch_size=params.batch_size,
+            augmented=params.augment,
+            seed=params.seed,
+            smoothing=params.label_smoothing,
+            mixup=params.mixup,
+            feed=execution.feed,
+            steps_per_execution=execution.steps_per_execution,
+            devices=execution.devices,
+        )
+        held_out = validation["row"].to_numpy()
+        flops = models.flops(model)
+        out.log(
+            f"{params.architecture}: {model.count_params():,} parameters, {flops / 1e9:.3g} GFLOP an image, "
+            f"{pack.size} px, {len(classes)} classes, {len(drawn)} images an epoch, {len(held_out)} for validation"
+        )
+        judged = training.Validation(model, pack, held_out, validation["label"].to_numpy(), params.batch_size)
+        facts = {"architecture": params.architecture, "parameters": model.count_params()}
 
-    started = time.monotonic()
-    history, best_epoch = training.fit(
-        model,
-        batches,
-        training.Validation(pack, held_out, validation["label"].to_numpy(), params.batch_size),
-        epochs=params.epochs,
-        learning_rate=params.learning_rate,
-        momentum=params.momentum,
-        plateau_patience=params.plateau_patience,
-        stop_patience=params.stop_patience,
-        checkpoint=out.checkpoint,
-        file=out.folder / ".state.npz",
-        log=out.log,
-    )
-    seconds = time.monotonic() - started
+        try:
+            fitted = training.fit(
+                model,
+                batches,
+                judged,
+                params,
+                execution,
+                identity=facts | {"image_size": pack.size, "classes": classes},
+                checkpoint=out.checkpoint,
+                file=out.folder / ".state.npz",
+                log=out.log,
+            )
+        except training.Diverged as error:
+            if error.best_epoch:
+                save(model, params, pack.size, classes, out)
+            raise
+        probabilities = training.predict(model, pack, held_out, params.batch_size)
 
-    bare = models.build(params.architecture, pack.size, len(classes), params.seed)  # without the optimizer's state
-    bare.set_weights(model.get_weights())
-    models.save(bare, out.path("model.keras"))
-    probabilities = training.predict(model, pack, held_out, params.batch_size)
+    history, best_epoch = fitted.history, fitted.best_epoch
+    save(model, params, pack.size, classes, out)
     out.table("validation.parquet", predictions(validation, probabilities, classes))
-    out.json("labels.json", classes)
     history.to_csv(out.path("history.csv"), index=False)
     draw_curves(history, best_epoch, out)
     draw_batch(batches, out)
 
-    facts = {
-        "architecture": params.architecture,
-        "parameters": model.count_params(),
-        "epochs": len(history),
-        "best_epoch": best_epoch,
-    } | ({"fold": params.fold} if params.fold else {})
+    facts |= {"epochs": len(history), "best_epoch": best_epoch} | ({"fold": params.fold} if params.fold else {})
     preprocessing = "RGB pixels of 0..255, the whole image resized to a square; the network scales them itself"
     out.json(
         "model.json",
-        facts | {"image_size": pack.size, "classes": len(classes), "preprocessing": preprocessing},
+        facts
+        | {"image_size": pack.size, "classes": len(classes), "preprocessing": preprocessing}
+        | ({"bottleneck": params.bottleneck} if params.architecture == "residual" else {})
+        | started_from
+        | {"execution": {"backend": devices.backend(), "device": devices.name(), **execution._asdict()}},
     )
     best = history.loc[history["epoch"] == best_epoch].iloc[0]
     out.metrics |= facts | {"images": len(drawn)}
     out.metrics |= {name: float(best[name]) for name in ("val_macro_f1", "val_accuracy", "val_loss")}
-    out.metrics["images_per_second"] = round(len(drawn) * len(history) / seconds, 1)
+    out.metrics |= {
+        "images_per_second": round(len(drawn) * len(history) / fitted.seconds, 1),
+        "flops_per_image": flops,
+        "seconds_to_best": round(fitted.seconds_to_best, 1),
+        "training_seconds": round(fitted.seconds, 1),
+        "gpus": execution.devices if devices.has_gpu() else 0,
+        "gpu_memory_bytes": devices.peak_memory(),
+    }
+
+
+def start_weights(model: Any, params: params.TrainParams, out: Output) -> dict[str, str]:
+    """Give a `keras:<Name>` network the weights that the params name; says which they were. Others have none to take.
+
+    Raises:
+        ParamsError: nothing is at the URI.
+        DataError: the file there doesn't fit.
+    """
+    from tasks.vision import models
+
+    if not params.weights or not params.architecture.startswith("keras:"):
+        return {}
+    uri = params.weights.replace("{name}", model.name)
+    folder, _, name = uri.rpartition("/")
+    path = out.folder / f".start.{'weights.h5' if name.endswith('.weights.h5') else 'h5'}"
+    try:
+        open_store(folder).download(name, path)
+        models.load_weights(model, path, uri)
+        return {"weights": uri, "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    except NotFound:
+        raise ParamsError(f"weights = {params.weights!r}: there is nothing at {uri}.") from None
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def save(model: Any, params: params.TrainParams, size: int, classes: list[str], out: Output) -> None:
+    """Write the network, in float32 and without what only its training needs."""
+    from tasks.vision import models
+
+    bare = models.build(params.architecture, size, len(classes), params.seed, bottleneck=params.bottleneck)
+    bare.set_weights(model.get_weights())
+    models.save(bare, out.path("model.keras"))
+    out.json("labels.json", classes)
 
 
 def parts(table: pd.DataFrame, params: params.TrainParams) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -213,5 +275,4 @@ def draw_curves(history: pd.DataFrame, best_epoch: int, out: Output) -> None:
 
 def draw_batch(batches: "Batches", out: Output) -> None:
     """A sheet of the first training images, as the network sees them."""
-    images: Any = itertools.chain.from_iterable(batches[step][0] for step in itertools.count())
-    figures.contact_sheet(list(itertools.islice(images, SHEET)), out.path("train_batch.jpg"), columns=8)
+    figures.contact_sheet(batches.pictures(SHEET), out.path("train_batch.jpg"), columns=8)

@@ -8,13 +8,29 @@ changed param makes only what depends on it anew.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.core.errors import ParamsError
 
-Architecture = Literal["baseline", "vgg", "residual"]
+# fmt: off
+Architecture = Literal[
+    "baseline", "vgg", "residual",
+    # those of keras.applications, listed so that a misspelt one is found where it is typed
+    "keras:ConvNeXtBase", "keras:ConvNeXtLarge", "keras:ConvNeXtSmall", "keras:ConvNeXtTiny", "keras:ConvNeXtXLarge",
+    "keras:DenseNet121", "keras:DenseNet169", "keras:DenseNet201",
+    "keras:EfficientNetB0", "keras:EfficientNetB1", "keras:EfficientNetB2", "keras:EfficientNetB3",
+    "keras:EfficientNetB4", "keras:EfficientNetB5", "keras:EfficientNetB6", "keras:EfficientNetB7",
+    "keras:EfficientNetV2B0", "keras:EfficientNetV2B1", "keras:EfficientNetV2B2", "keras:EfficientNetV2B3",
+    "keras:EfficientNetV2L", "keras:EfficientNetV2M", "keras:EfficientNetV2S",
+    "keras:InceptionResNetV2", "keras:InceptionV3",
+    "keras:MobileNet", "keras:MobileNetV2", "keras:MobileNetV3Large", "keras:MobileNetV3Small",
+    "keras:NASNetLarge", "keras:NASNetMobile",
+    "keras:ResNet101", "keras:ResNet101V2", "keras:ResNet152", "keras:ResNet152V2", "keras:ResNet50",
+    "keras:ResNet50V2", "keras:VGG16", "keras:VGG19", "keras:Xception",
+]
+# fmt: on
 
 
 def _in_utc(value: datetime) -> datetime:
@@ -216,8 +232,18 @@ class TrainShared(Seeded, Sized, Lasting):
     """What all trainings of a run share."""
 
     batch_size: int = _param(64, "Training", "Images a step.", ge=1, le=4096)
-    learning_rate: float = _param(0.01, "Training", "SGD's learning rate at the start.", gt=0, le=10, read=SGD)
+    optimizer: Literal["sgd", "adamw"] = _param("sgd", "Training", "SGD, or AdamW, which wants a tenth of the rate.")
+    learning_rate: float = _param(
+        0.01, "Training", "The optimizer's learning rate at the start.", gt=0, le=10, read=SGD
+    )
     momentum: float = _param(0.0, "Training", "SGD's momentum.", ge=0, lt=1, read=SGD)
+    weight_decay: float = _param(0.01, "Training", "AdamW's weight decay.", ge=0, le=1)
+    schedule: Literal["plateau", "cosine"] = _param(
+        "plateau",
+        "Training",
+        "plateau halves the learning rate where validation stands still; cosine lowers it to nothing over all epochs.",
+    )
+    warmup_epochs: int = _param(0, "Training", "Epochs in which cosine raises the learning rate from nothing.", ge=0)
     plateau_patience: int = _param(
         5,
         "Training",
@@ -234,6 +260,36 @@ class TrainShared(Seeded, Sized, Lasting):
     )
     class_weights: bool = _param(True, "Training", "Let small classes weigh more in the loss.")
     augment: bool = _param(True, "Training", "Flip, shift, rotate and zoom the training images at random.")
+    label_smoothing: float = _param(0.0, "Training", "Share of each target that all classes get alike.", ge=0, lt=1)
+    mixup: float = _param(
+        0.0, "Training", "Alpha of mixup, which mixes pairs of images and their targets; 0: no mixup.", ge=0, le=10
+    )
+    bottleneck: Literal["output", "inner"] = _param(
+        "output",
+        "Training",
+        "What residual's 64 to 512 are the width of: its blocks' output (1.3 M parameters) or their inside (20 M).",
+    )
+    weights: str = _param(
+        "",
+        "Training",
+        "file:// or s3:// URI of weights that a keras:<Name> network starts from; {name} in it stands for <Name>. "
+        "Empty: it starts from scratch.",
+    )
+    freeze_epochs: int = _param(
+        0, "Training", "Epochs in which only the head of a keras:<Name> network is trained, at most.", ge=0, le=1000
+    )
+    unfrozen_rate: float = _param(
+        0.1, "Training", "What the learning rate is multiplied by once all of it is trained.", gt=0, le=1
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = _param(
+        "auto", "Advanced", "What activations are computed in. auto: what the GPU is fastest with; float32 on a CPU."
+    )
+    xla: Literal["auto", "on", "off"] = _param(
+        "auto", "Advanced", "Whether XLA compiles the training step. auto: on a GPU; on a CPU it is slower."
+    )
+    steps_per_execution: int = _param(
+        0, "Advanced", "Steps that go to the device at a time. 0: 16 on a GPU, 1 on a CPU.", ge=0, le=1000
+    )
 
 
 class TrainParams(TrainShared):
@@ -332,7 +388,8 @@ class ReportParams(Sized, Lasting):
             "baseline": "Baseline: three convolutions, for a CPU",
             "vgg": "VGG: the body of VGG-16",
             "residual": "Residual: bottleneck blocks with shortcuts",
-        },
+        }
+        | {name: f"{name.removeprefix('keras:')}, of keras.applications" for name in get_args(Architecture)[3:]},
         read={"VGG": "https://arxiv.org/abs/1409.1556", "residual networks": "https://arxiv.org/abs/1512.03385"},
         min_length=1,
     )
@@ -403,6 +460,13 @@ class Params(
         if params.min_per_class > params.max_per_class:
             raise ParamsError(
                 f"min_per_class = {params.min_per_class} is more than max_per_class = {params.max_per_class}."
+            )
+        if params.schedule == "cosine" and params.warmup_epochs >= params.epochs:
+            raise ParamsError(f"warmup_epochs = {params.warmup_epochs} leaves none of epochs = {params.epochs}.")
+        if (params.weights or params.freeze_epochs) and not any("keras:" in name for name in params.architectures):
+            raise ParamsError(
+                f"weights and freeze_epochs are for networks keras:<Name>, and architectures = {params.architectures} "
+                f"holds none: the original's networks start from scratch."
             )
         if params.folds == 1:
             raise ParamsError("folds = 1: a cross-validation has at least 2 folds; 0 means none.")

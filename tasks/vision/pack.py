@@ -41,6 +41,12 @@ class Pack:
     def __len__(self) -> int:
         return len(self._shard)
 
+    def views(self, rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint8]]:
+        """The images of these rows where they lie: uint8 [size, size, 3] RGB, not to be written to."""
+        return [
+            self._shards[shard][offset] for shard, offset in zip(self._shard[rows], self._offset[rows], strict=True)
+        ]
+
     def gather(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """The images of these rows, in their order: uint8 [n, size, size, 3] RGB."""
         images = np.empty((len(rows), self.size, self.size, 3), np.uint8)

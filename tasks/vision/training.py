@@ -1,11 +1,11 @@
-"""The training loop: the stream of batches, the fit, the validation after each epoch."""
+"""The training loop: the fit, the validation after each epoch, the state that a killed training goes on from."""
 
 import json
 import math
 import time
 import zipfile
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,94 +15,50 @@ import numpy.typing as npt
 import pandas as pd
 
 from tasks.core.checkpoint import Checkpoint
-from tasks.core.errors import Interrupted, ParamsError, StoreError
+from tasks.core.errors import DataError, Interrupted, ParamsError, StoreError
+from tasks.core.params import TrainShared
 from tasks.core.settings import settings
-from tasks.vision import augment, metrics
+from tasks.vision import devices, metrics, models
+from tasks.vision.feed import Batches, Labels, Rows, Trainee
 from tasks.vision.pack import Pack
 
-Rows = npt.NDArray[np.int64]
-Labels = npt.NDArray[np.int32]
 Probabilities = npt.NDArray[np.float32]
 
 COLUMNS = ("loss", "accuracy", "val_loss", "val_accuracy", "val_macro_f1", "learning_rate")
 """The history's columns beside `epoch`."""
 
 
-def make_deterministic() -> None:
-    """Make the same training give the same weights, bit for bit, on the same machine."""
-    if keras.backend.backend() == "tensorflow":
-        # TensorFlow adds up gradients in the order in which its threads finish, unless told not to, and Keras has
-        # no switch for it. The other backends need none on a CPU.
-        import tensorflow
+class Diverged(ParamsError):
+    """The loss is no longer a number. The network has the weights of the best epoch, where there was one."""
 
-        tensorflow.config.experimental.enable_op_determinism()
+    best_epoch = 0
+    """Its number, from 1; 0: there was none."""
 
 
-class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """An endless stream of training batches: (images uint8, labels, weights).
+@dataclass(frozen=True)
+class Fitted:
+    """How a training went."""
 
-    Batch number `step` is a function of the seed and `step` alone, whatever thread asks for it and when.
-    """
-
-    def __init__(
-        self,
-        pack: Pack,
-        rows: Rows,
-        labels: Labels,
-        weights: npt.NDArray[np.float32],
-        *,
-        batch_size: int,
-        augmented: bool,
-        seed: int,
-    ) -> None:
-        """Prepare the stream.
-
-        Args:
-            pack: the images.
-            rows: the row of each drawn image; a row may come more than once.
-            labels: the label of each drawn image.
-            weights: the weight of each label in the loss.
-        """
-        super().__init__()
-        self._pack, self._rows, self._labels, self._weights = pack, rows, labels, weights
-        self._augmented, self._seed = augmented, seed
-        self.steps = math.ceil(len(rows) / batch_size)
-        """Batches an epoch."""
-        self.first_epoch = 0
-        """The epoch that the stream begins with."""
-
-    @property
-    def num_batches(self) -> None:
-        """None: endless."""
-        return None
-
-    def __getitem__(self, step: int) -> tuple[npt.NDArray[np.uint8], Labels, npt.NDArray[np.float32]]:
-        epoch, index = divmod(step, self.steps)
-        epoch += self.first_epoch
-        # Of nearly equal size: batch norm has nothing to go by in a last batch of one image.
-        drawn = np.array_split(_order(self._seed, epoch, len(self._rows)), self.steps)[index]
-        images, labels = self._pack.gather(self._rows[drawn]), self._labels[drawn]
-        if self._augmented:
-            rng = np.random.default_rng([self._seed, epoch, index + 1])  # 0 draws the epoch's order
-            matrices = augment.matrices(augment.draw(rng, len(images)), self._pack.size)
-            images = augment.warp(images, matrices)
-        return images, labels, self._weights[labels]
+    history: pd.DataFrame
+    """One row an epoch: epoch (from 1), loss, accuracy, val_loss, val_accuracy, val_macro_f1, learning_rate. `loss`
+    weighs and smooths as the params say, `val_loss` does not."""
+    best_epoch: int
+    """The one with the lowest validation loss."""
+    seconds: float
+    """How long it took, all tries of a training that was killed in between counted up to what they kept."""
+    seconds_to_best: float
+    """How long until the end of the best epoch."""
 
 
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, images: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch, 0]).permutation(images)
-
-
-def class_weights(labels: Labels, classes: int) -> npt.NDArray[np.float32]:
-    """The weight of each class [classes] that makes all classes count the same: n / (classes * n_c)."""
-    return (len(labels) / (classes * np.bincount(labels, minlength=classes))).astype(np.float32)
-
-
-def predict(model: Any, pack: Pack, rows: Rows, batch_size: int) -> Probabilities:
+def predict(network: Any, pack: Pack, rows: Rows, batch_size: int) -> Probabilities:
     """Class probabilities [rows, classes] of images in a pack."""
-    starts = range(0, len(rows), batch_size)
-    return np.concatenate([model.predict_on_batch(pack.gather(rows[start : start + batch_size])) for start in starts])
+    share, found = len(devices.names()), []
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        # Several devices take equal parts (JAX), or each takes it all (TensorFlow): the rest is cut off.
+        even = np.resize(batch, -(-len(batch) // share) * share)
+        found.append(network.predict_on_batch(pack.gather(even))[: len(batch)])
+    return np.concatenate(found)
 
 
 def cross_entropy(probabilities: Probabilities, labels: Labels) -> float:
@@ -112,21 +68,23 @@ def cross_entropy(probabilities: Probabilities, labels: Labels) -> float:
 
 
 class Validation(keras.callbacks.Callback):  # type: ignore[misc]
-    """Adds val_loss, val_accuracy and val_macro_f1 to an epoch's logs, all from one pass over the images.
+    """Adds val_loss, val_accuracy, val_macro_f1 and the learning rate to an epoch's logs.
 
     Keras' own validation can't give a macro F1 without a second pass. Stands before the callbacks that read these.
     """
 
-    def __init__(self, pack: Pack, rows: Rows, labels: Labels, batch_size: int) -> None:
+    def __init__(self, network: Any, pack: Pack, rows: Rows, labels: Labels, batch_size: int) -> None:
         super().__init__()
-        self._pack, self._rows, self._labels, self._batch_size = pack, rows, labels, batch_size
+        self._network, self._pack, self._rows, self._labels = network, pack, rows, labels
+        self._batch_size = batch_size
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        probabilities = predict(self.model, self._pack, self._rows, self._batch_size)
+        probabilities = predict(self._network, self._pack, self._rows, self._batch_size)
         predicted = probabilities.argmax(axis=1)
         logs["val_loss"] = cross_entropy(probabilities, self._labels)
         logs["val_accuracy"] = float((predicted == self._labels).mean())
         logs["val_macro_f1"] = metrics.macro(metrics.classwise(self._labels, predicted, probabilities.shape[1]).f1)
+        logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
 
 class Progress(keras.callbacks.Callback):  # type: ignore[misc]
@@ -143,7 +101,7 @@ class Progress(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         rate = logs["learning_rate"]
         if not math.isfinite(logs["loss"] + logs["val_loss"]):
-            raise ParamsError(
+            raise Diverged(
                 f"The loss is no longer a number in epoch {epoch + 1}, at the learning rate {rate:g}: "
                 f"the training diverged. Set a lower learning_rate, for example {rate / 10:g}."
             )
@@ -166,10 +124,21 @@ class Resumable(keras.callbacks.Callback):  # type: ignore[misc]
     GESSO_CHECKPOINT_SECONDS, and at once where the process is told to stop (SIGTERM). Stands after the others.
     """
 
-    def __init__(self, checkpoint: Checkpoint, file: Path, plateau: Any, stop: Any, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        network: Any,
+        identity: Mapping[str, Any],
+        checkpoint: Checkpoint,
+        file: Path,
+        plateau: Any,
+        stop: Any,
+        log: Callable[[str], None],
+    ) -> None:
         """Prepare it.
 
         Args:
+            network: what is trained.
+            identity: what tells it from another network; fit for JSON.
             checkpoint: where the state is kept.
             file: a local path for it on its way there.
             plateau: the ReduceLROnPlateau callback.
@@ -177,51 +146,123 @@ class Resumable(keras.callbacks.Callback):  # type: ignore[misc]
             log: prints a line.
         """
         super().__init__()
+        self._network, self._identity = network, dict(identity)
         self._checkpoint, self._file, self._plateau, self._stop, self._log = checkpoint, file, plateau, stop, log
-        self._state: dict[str, Any] | None = None  # not yet kept
-        self._kept = time.monotonic()
-        self._restored: dict[str, Any] = {}
-        self.history: list[dict[str, float]] = []
+        self._state: dict[str, Any] = {}
+        self._is_kept = True
+        self._kept = self._started = time.monotonic()
+        self._counters: dict[str, dict[str, Any]] = {}
+        self.frozen = False
+        """Whether these are the epochs in which a part of the network is frozen."""
+        self.first_epoch = 0
+        """The epoch that these, the frozen ones or the others, begin with."""
 
-    def restore(self, model: Any) -> bool:
-        """Give the compiled model the state that was kept; False where there is none that can be used."""
+    def load(self) -> bool:
+        """Read the state that was kept; False where there is none that can be used.
+
+        Raises:
+            DataError: it is another network's.
+        """
         if not self._checkpoint.load(self._file):
             return False
         try:
             with self._file.open("rb") as file, np.load(file) as arrays:
-                facts = json.loads(arrays["facts"].tobytes())
-                variables = [arrays[f"variable_{at}"] for at in range(facts["variables"])]
-                best = [arrays[f"best_{at}"] for at in range(facts["best"])]
+                state = json.loads(arrays["facts"].tobytes())
+                for name in ("variables", "best_weights"):
+                    state[name] = [arrays[f"{name}_{at}"] for at in range(state[name])]
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return False
-        model.optimizer.build(model.trainable_variables)
-        for variable, value in zip(_variables(model), variables, strict=True):
-            variable.assign(value)
-        self._restored = facts | {"best_weights": best}
-        self.history = facts["history"]
+        kept = state["identity"]
+        differing = [
+            f"{name} {kept.get(name)}, not {own}" for name, own in self._identity.items() if kept.get(name) != own
+        ]
+        if differing:
+            raise DataError(
+                f"The state in {self._checkpoint.uri} is that of another network: {'; '.join(differing)}. Delete it "
+                f"and run again: the training begins anew."
+            )
+        self._state = state
+        self._started -= state["seconds"]
         return True
+
+    def begin(self, frozen: bool) -> None:
+        """Go over to the epochs in which a part is frozen, or to those in which all is trained."""
+        self.frozen = frozen
+        self.first_epoch = self._state["first_epoch"] if self._goes_on else len(self.history)
+
+    def take_up(self, trainee: Any) -> None:
+        """Give the network, and the compiled optimizer, the state that they go on from.
+
+        The epochs in which all is trained begin with the best weights of those before, a new optimizer and all
+        patience.
+        """
+        if not self._state:
+            return
+        variables, counters = list(self._network.variables), {name: self._state[name] for name in ("plateau", "stop")}
+        if self._goes_on:
+            trainee.optimizer.build(trainee.trainable_variables)
+            variables += trainee.optimizer.variables
+        else:
+            counters = {"stop": counters["stop"] | {"wait": 0}}
+        for variable, value in zip(variables, self._state["variables"], strict=self._goes_on):
+            variable.assign(value)
+        if not self._goes_on:
+            self._network.set_weights(self.best_weights)
+        self._counters = counters
+
+    @property
+    def _goes_on(self) -> bool:
+        return bool(self._state) and self._state["frozen"] == self.frozen
+
+    @property
+    def was_frozen(self) -> bool:
+        """Whether the state is of an epoch in which a part was frozen, or of none."""
+        return not self._state or bool(self._state["frozen"])
 
     @property
     def is_over(self) -> bool:
-        """Whether the restored training had stopped early."""
-        return bool(self._restored) and self._restored["stop"]["wait"] >= self._stop.patience
+        """Whether these epochs had been ended early."""
+        return bool(self._counters) and self._counters["stop"]["wait"] >= self._stop.patience
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """The epochs so far."""
+        epochs: list[dict[str, float]] = self._state.get("history", [])
+        return epochs
+
+    @property
+    def best_weights(self) -> list[Any]:
+        """The weights of the best epoch; none before the first."""
+        weights: list[Any] = self._state.get("best_weights", [])
+        return weights
+
+    @property
+    def best_epoch(self) -> int:
+        """Its number, from 1."""
+        return int(self._state["stop"]["best_epoch"]) + 1
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         # Keras' callbacks forget their counters when a training begins.
-        for name in ("plateau", "stop"):
-            vars(getattr(self, f"_{name}")).update(self._restored.get(name, {}))
-        if self._restored:
-            self._stop.best_weights = self._restored["best_weights"]
+        for name, counters in self._counters.items():
+            vars(getattr(self, f"_{name}")).update(counters)
+        if self._state:
+            self._stop.best_weights = self.best_weights
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        self.history = [*self.history, {name: float(logs[name]) for name in COLUMNS}]
-        facts = {
-            "history": self.history,
+        seconds = time.monotonic() - self._started
+        variables = [*self._network.variables, *self.model.optimizer.variables]
+        self._state = {
+            "identity": self._identity,
+            "history": [*self.history, {name: float(logs[name]) for name in COLUMNS} | {"seconds": seconds}],
             "plateau": {name: getattr(self._plateau, name) for name in ("best", "wait", "cooldown_counter")},
             "stop": {name: getattr(self._stop, name) for name in ("best", "wait", "best_epoch")},
+            "frozen": self.frozen,
+            "first_epoch": self.first_epoch,
+            "seconds": seconds,
+            "variables": [keras.ops.convert_to_numpy(variable).copy() for variable in variables],
+            "best_weights": self._stop.best_weights or [],
         }
-        variables = [keras.ops.convert_to_numpy(variable).copy() for variable in _variables(self.model)]
-        self._state = facts | {"arrays": variables, "best_weights": self._stop.best_weights or []}
+        self._is_kept = False
         if time.monotonic() - self._kept >= settings().checkpoint_seconds:
             try:
                 self.keep()
@@ -230,92 +271,152 @@ class Resumable(keras.callbacks.Callback):  # type: ignore[misc]
 
     def keep(self) -> None:
         """Send the latest state to the checkpoint, unless it is there."""
-        if self._state is None:
+        if self._is_kept:
             return
-        state, self._state = dict(self._state), None
-        variables, best = state.pop("arrays"), state.pop("best_weights")
-        facts = json.dumps(state | {"variables": len(variables), "best": len(best)}).encode()
+        self._is_kept = True  # whether or not it succeeds: it is not tried again before the next epoch
+        arrays = {name: self._state[name] for name in ("variables", "best_weights")}
+        facts = json.dumps({**self._state, **{name: len(values) for name, values in arrays.items()}}).encode()
+        named = {f"{name}_{at}": value for name, values in arrays.items() for at, value in enumerate(values)}
         with self._file.open("wb") as file:
-            np.savez(
-                file,
-                facts=np.frombuffer(facts, np.uint8),
-                **{f"variable_{at}": value for at, value in enumerate(variables)},
-                **{f"best_{at}": value for at, value in enumerate(best)},
-            )
+            np.savez(file, facts=np.frombuffer(facts, np.uint8), **named)
         self._kept = time.monotonic()
         self._checkpoint.save(self._file)
 
 
-def _variables(model: Any) -> list[Any]:
-    """All that changes while a model is trained, without what its metrics add up within an epoch."""
-    metrics_variables = {id(variable) for variable in model.metrics_variables}
-    own = [variable for variable in model.variables if id(variable) not in metrics_variables]
-    return [*own, *model.optimizer.variables]
+def _optimizer(params: TrainShared, rate: float, steps: int, warmup: int, precision: str) -> Any:
+    """The optimizer of `steps` steps, the first `warmup` of them for the learning rate to rise to `rate`."""
+    schedule: Any = rate
+    if params.schedule == "cosine":
+        rising = {"warmup_target": rate, "warmup_steps": warmup} if warmup else {}
+        schedule = keras.optimizers.schedules.CosineDecay(0.0 if warmup else rate, max(1, steps - warmup), **rising)
+    if params.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=params.weight_decay)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    else:
+        optimizer = keras.optimizers.SGD(schedule, momentum=params.momentum)
+    return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "float16" else optimizer
 
 
 def fit(
-    model: Any,
+    network: Any,
     batches: Batches,
     validation: Validation,
+    params: TrainShared,
+    execution: devices.Execution,
     *,
-    epochs: int,
-    learning_rate: float,
-    momentum: float,
-    plateau_patience: int,
-    stop_patience: int,
+    identity: Mapping[str, Any],
     checkpoint: Checkpoint,
     file: Path,
     log: Callable[[str], None],
-) -> tuple[pd.DataFrame, int]:
-    """Train by SGD, and leave the model with the weights of the epoch with the lowest validation loss.
+) -> Fitted:
+    """Train, and leave the network with the weights of the epoch with the lowest validation loss.
 
-    The learning rate is halved after `plateau_patience` epochs without a lower validation loss, and training ends
-    after `stop_patience` of them. A training whose state is in `checkpoint` goes on from it, and ends with the same
-    weights as one that was never stopped. `file` is a local path that the state takes on its way.
+    By SGD or AdamW. The learning rate is halved after `plateau_patience` epochs without a lower validation loss, or
+    follows a cosine (Loshchilov and Hutter 2017) after a linear warm-up; training ends after `stop_patience` epochs
+    without a lower validation loss. With `freeze_epochs` only the head of the network is trained at first. A training
+    whose state is in `checkpoint` goes on from it, and ends with the same weights as one that was never stopped.
 
-    Returns:
-        The history, one row an epoch (epoch, loss, accuracy, val_loss, val_accuracy, val_macro_f1, learning_rate;
-        `loss` weighs the classes, `val_loss` does not), and the number of the best epoch. Epochs count from 1.
+    Args:
+        network: from `models.build`.
+        batches: the training images.
+        validation: the validation images.
+        params: how to train.
+        execution: how to execute it.
+        identity: what tells the network from another one; fit for JSON.
+        checkpoint: where the state is kept.
+        file: a local path that the state takes on its way.
+        log: prints a line.
 
     Raises:
-        ParamsError: the loss is no longer a number.
+        Diverged: the loss is no longer a number; the network has the weights of the best epoch before.
+        ParamsError: a batch doesn't fit into memory; says which does.
+        DataError: the checkpoint is another network's.
         Interrupted: the process was told to stop; the checkpoint holds the last finished epoch.
     """
     plateau = keras.callbacks.ReduceLROnPlateau(
-        "val_loss", mode="min", factor=0.5, patience=plateau_patience, min_delta=0
+        "val_loss", mode="min", factor=0.5, patience=params.plateau_patience, min_delta=0
     )
-    stop = keras.callbacks.EarlyStopping("val_loss", mode="min", patience=stop_patience, restore_best_weights=True)
-    resumable = Resumable(checkpoint, file, plateau, stop, log)
-    model.compile(
-        optimizer=keras.optimizers.SGD(learning_rate, momentum=momentum),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
-        # On a CPU what XLA compiles is about four times as slow as TensorFlow's own kernels.
-        jit_compile="auto" if keras.distribution.list_devices("gpu") else False,
+    stop = keras.callbacks.EarlyStopping(
+        "val_loss", mode="min", patience=params.stop_patience, restore_best_weights=True
     )
-    if resumable.restore(model):
+    resumable = Resumable(network, identity, checkpoint, file, plateau, stop, log)
+    freeze_epochs = params.freeze_epochs if models.has_body(network) else 0
+    trainee = Trainee(network, batches.resident, batches.devices)
+
+    def train(frozen: bool, until: int) -> None:
+        """Train the epochs up to this one, or what is left of them."""
+        resumable.begin(frozen)
+        thawed = freeze_epochs > 0 and not frozen
+        if freeze_epochs:
+            models.freeze(network, frozen)
+        steps = (until - resumable.first_epoch) * batches.steps
+        warmup = 0 if thawed else params.warmup_epochs * batches.steps
+        rate = params.learning_rate * (params.unfrozen_rate if thawed else 1)
+        trainee.compile(
+            optimizer=_optimizer(params, rate, steps, warmup, execution.precision),
+            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=execution.xla,
+            steps_per_execution=batches.steps_per_execution,
+        )
+        resumable.take_up(trainee)
         batches.first_epoch = len(resumable.history)
-        log(f"Going on after epoch {batches.first_epoch}, from {checkpoint.uri}.")
-    try:
-        if batches.first_epoch < epochs and not resumable.is_over:
-            model.fit(
-                batches,
-                steps_per_epoch=batches.steps,
-                initial_epoch=batches.first_epoch,
-                epochs=epochs,
-                verbose=0,
-                shuffle=False,
-                callbacks=[validation, plateau, stop, Progress(epochs, log), resumable],
-            )
+        if batches.first_epoch < until and not resumable.is_over:
+            lower = [plateau] if params.schedule == "plateau" else []
+            with batches:
+                trainee.fit(
+                    batches,
+                    steps_per_epoch=batches.steps,
+                    initial_epoch=batches.first_epoch,
+                    epochs=until,
+                    verbose=0,
+                    shuffle=False,
+                    callbacks=[validation, *lower, stop, Progress(params.epochs, log), resumable],
+                )
         else:
-            resumable.on_train_begin()
-            model.set_weights(stop.best_weights)
+            network.set_weights(resumable.best_weights)
+
+    try:
+        if resumable.load():
+            log(f"Going on after epoch {len(resumable.history)}, from {checkpoint.uri}.")
+        if freeze_epochs and resumable.was_frozen:
+            train(True, min(freeze_epochs, params.epochs))
+        if freeze_epochs < params.epochs:
+            train(False, params.epochs)
     except Interrupted:
         resumable.keep()
         raise
+    except Diverged as error:
+        if not resumable.best_weights:
+            raise
+        network.set_weights(resumable.best_weights)
+        told = Diverged(f"{error} The weights of epoch {resumable.best_epoch} are kept, the best until then.")
+        told.best_epoch = resumable.best_epoch
+        raise told from None
+    except Exception as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        raise ParamsError(_too_large(trainee, batches, params.batch_size)) from None
     finally:
         file.unlink(missing_ok=True)
         batches.first_epoch = 0
+    seconds = [done["seconds"] for done in resumable.history]
     history = pd.DataFrame(resumable.history)[list(COLUMNS)]
     history.insert(0, "epoch", np.arange(1, len(history) + 1))
-    return history, stop.best_epoch + 1
+    return Fitted(history, resumable.best_epoch, seconds[-1], seconds[resumable.best_epoch - 1])
+
+
+def _too_large(trainee: Trainee, batches: Batches, batch_size: int) -> str:
+    """What to say of a batch that doesn't fit into memory, after trying smaller ones."""
+    said = f"A batch of {batch_size} images doesn't fit into memory. "
+    size = batch_size // 2
+    while size:
+        try:
+            trainee.train_on_batch(*batches.zeros(size))
+        except Exception as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            size //= 2
+        else:
+            return f"{said}One of {size} does: set batch_size = {size}."
+    return f"{said}Not even one image does: set a smaller image_size, or another architecture."

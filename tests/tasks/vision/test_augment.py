@@ -71,6 +71,27 @@ def test_draws_are_distributed_as_in_image_data_generator(generator):
     assert abs(np.corrcoef(drawn.zoom_x, drawn.zoom_y)[0, 1]) < 0.1
 
 
+@pytest.mark.parametrize("jit", [False, True], ids=["as written", "compiled by XLA"])
+def test_the_warp_in_the_step_gives_the_same_picture(jit):
+    import keras
+
+    class Step(keras.Model):
+        """What stands before a network in a training step."""
+
+        def call(self, inputs):
+            return augment.warp_in_step(*inputs)
+
+    images = np.random.default_rng(3).integers(0, 256, (64, SIZE, SIZE, 3), dtype=np.uint8)  # as rough as can be
+    matrices = augment.matrices(augment.draw(np.random.default_rng(4), 64), SIZE).astype(np.float32)
+    step = Step(dtype="float32")
+    step.compile(jit_compile=jit)
+    in_step = step.predict_on_batch((images, matrices))
+    assert in_step.dtype == np.uint8
+    off = np.abs(augment.warp(images, matrices).astype(int) - in_step)
+    assert off.max() <= 1
+    assert (off > 0).mean() < 1e-3
+
+
 NOTHING = {"angle": 0.0, "shift_x": 0.0, "shift_y": 0.0, "zoom_x": 1.0, "zoom_y": 1.0, "flip": False}
 
 

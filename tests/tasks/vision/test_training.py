@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 
 from tasks.core.checkpoint import Checkpoint
-from tasks.core.errors import ParamsError
+from tasks.core.errors import DataError, ParamsError
+from tasks.core.params import TrainParams
+from tasks.core.settings import settings
 from tasks.core.store import LocalStore
-from tasks.vision import training
+from tasks.vision import devices, feed, models, training
 from tasks.vision.pack import Pack
 
 LABELS = np.array([0] * 7 + [1] * 3, np.int32)
@@ -20,15 +22,16 @@ def pack(tmp_path: Path) -> Pack:
     return Pack([tmp_path / "000.npy"], pd.DataFrame({"row": range(10), "shard": 0, "offset": range(10)}))
 
 
-def stream(pack: Pack, batch_size: int = 4, augmented: bool = False, seed: int = 0) -> training.Batches:
-    return training.Batches(
+def stream(pack: Pack, batch_size: int = 4, augmented: bool = False, seed: int = 0, **options) -> feed.Batches:
+    return feed.Batches(
         pack,
         np.arange(10),
         LABELS,
-        training.class_weights(LABELS, 2),
+        feed.class_weights(LABELS, 2),
         batch_size=batch_size,
         augmented=augmented,
         seed=seed,
+        **options,
     )
 
 
@@ -36,9 +39,9 @@ def test_an_epoch_draws_each_image_once(pack):
     batches = stream(pack)
     for epoch in (0, 1):
         drawn = [batches[step] for step in range(epoch * batches.steps, (epoch + 1) * batches.steps)]
-        images = np.concatenate([images for images, _, _ in drawn])
+        images = np.concatenate([inputs["images"] for inputs, _, _ in drawn])
         assert sorted(map(bytes, images)) == sorted(map(bytes, pack.gather(np.arange(10))))
-        assert np.bincount(np.concatenate([labels for _, labels, _ in drawn])).tolist() == [7, 3]
+        assert np.concatenate([targets for _, targets, _ in drawn]).sum(axis=0).tolist() == [7, 3]
 
 
 def test_batches_are_of_nearly_equal_size(pack):
@@ -51,19 +54,61 @@ def test_a_batch_depends_on_seed_and_step_alone(pack):
     first = [forwards[step] for step in range(9)]
     second = [backwards[step] for step in reversed(range(9))][::-1]
     for one, two in zip(first, second, strict=True):
-        assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
-    assert not np.array_equal(first[0][0], other[0][0])
+        assert np.array_equal(one[0]["images"], two[0]["images"])
+        assert all(np.array_equal(a, b) for a, b in zip(one[1:], two[1:], strict=True))
+    assert not np.array_equal(first[0][0]["images"], other[0][0]["images"])
 
 
 def test_an_image_is_augmented_anew_each_epoch(pack):
     batches = stream(pack, batch_size=10, augmented=True)
-    assert not set(map(bytes, batches[0][0])) & set(map(bytes, batches[1][0]))
+    assert not set(map(bytes, batches[0][0]["images"])) & set(map(bytes, batches[1][0]["images"]))
+
+
+def test_batches_made_ahead_are_the_same(pack):
+    alone, ahead = stream(pack, augmented=True), stream(pack, augmented=True)
+    with ahead:
+        for step in range(9):
+            one, two = alone[step], ahead[step]
+            assert np.array_equal(one[0]["images"], two[0]["images"])
+            assert all(np.array_equal(a, b) for a, b in zip(one[1:], two[1:], strict=True))
+    assert np.array_equal(alone[9][1], ahead[9][1])  # and after the end, for who asks then
+
+
+@pytest.mark.parametrize(("asked", "steps"), [(1, 5), (3, 6), (8, 5), (100, 5)])
+def test_an_epoch_is_made_of_whole_executions(pack, asked, steps):
+    batches = stream(pack, batch_size=2, steps_per_execution=asked)
+    assert batches.steps == steps
+    assert batches.steps % batches.steps_per_execution == 0
+    images = np.concatenate([batches[step][0]["images"] for step in range(batches.steps)])
+    assert sorted(map(bytes, images)) == sorted(map(bytes, pack.gather(np.arange(10))))
+
+
+def test_devices_get_equal_parts(pack):
+    batches = stream(pack, batch_size=6, devices=3)
+    sizes = [len(batches[step][1]) for step in range(batches.steps)]
+    assert all(size % 3 == 0 for size in sizes)
+    assert sum(sizes) == 12  # two images are drawn twice
+
+
+def test_smoothed_targets(pack):
+    _, targets, _ = stream(pack, batch_size=10, smoothing=0.2)[0]
+    assert sorted(set(targets.ravel())) == pytest.approx([0.1, 0.9])
+
+
+def test_each_image_of_a_mixture_counts_as_its_class_does(pack):
+    plain, mixed = stream(pack, batch_size=10), stream(pack, batch_size=10, mixup=0.4)
+    (inputs, labels, weights), (mixture, targets, mixed_weights) = plain[0], mixed[0]
+    assert np.array_equal(inputs["images"], mixture["images"])
+    share = mixture["share"][:, None]
+    assert ((share > 0) & (share < 1)).any()
+    counts = labels * weights[:, None]
+    assert targets * mixed_weights[:, None] == pytest.approx(share * counts + (1 - share) * counts[::-1], rel=1e-5)
+    assert targets.sum(axis=1) == pytest.approx(1)
 
 
 def test_class_weights_make_all_classes_count_the_same(pack):
-    _, labels, weights = stream(pack, batch_size=10)[0]
-    assert weights[labels == 0].sum() == pytest.approx(5)
-    assert weights[labels == 1].sum() == pytest.approx(5)
+    _, targets, weights = stream(pack, batch_size=10)[0]
+    assert weights @ targets == pytest.approx([5, 5])
 
 
 def test_cross_entropy_is_keras_own():
@@ -75,22 +120,130 @@ def test_cross_entropy_is_keras_own():
     assert training.cross_entropy(probabilities, labels) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_training_that_diverges_says_where_and_what_to_do(tmp_path: Path):
-    from tasks.vision import models
+HOST = devices.Execution("float32", devices.compiles(), 1, "warped", 1)
 
+
+@pytest.fixture
+def pack32(tmp_path: Path) -> Pack:
+    """Ten random images of 32 px."""
     np.save(tmp_path / "000.npy", np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8))
-    pack = Pack([tmp_path / "000.npy"], pd.DataFrame({"row": range(10), "shard": 0, "offset": range(10)}))
-    with pytest.raises(ParamsError, match=r"no longer a number in epoch 1, at the learning rate 1e\+20.* 1e\+19\."):
-        training.fit(
-            models.build("baseline", 32, 2, seed=0),
-            stream(pack),
-            training.Validation(pack, np.arange(10), LABELS, batch_size=4),
-            epochs=3,
-            learning_rate=1e20,
-            momentum=0.9,
-            plateau_patience=5,
-            stop_patience=10,
-            checkpoint=Checkpoint(LocalStore(tmp_path / "store"), "train"),
-            file=tmp_path / "state.npz",
-            log=print,
-        )
+    return Pack([tmp_path / "000.npy"], pd.DataFrame({"row": range(10), "shard": 0, "offset": range(10)}))
+
+
+def fit(tmp_path: Path, pack: Pack, architecture: str = "baseline", execution=HOST, **params):
+    """A network trained on the pack, and how it went."""
+    given = TrainParams.of({"image_size": 32, "epochs": 3, "batch_size": 4, "momentum": 0.9, **params})
+    network = models.build(architecture, 32, 2, seed=0, precision=execution.precision)
+    batches = feed.Batches(
+        pack,
+        np.arange(10),
+        LABELS,
+        feed.class_weights(LABELS, 2),
+        batch_size=given.batch_size,
+        augmented=True,
+        seed=given.seed,
+        smoothing=given.label_smoothing,
+        mixup=given.mixup,
+        feed=execution.feed,
+        steps_per_execution=execution.steps_per_execution,
+        devices=execution.devices,
+    )
+    fitted = training.fit(
+        network,
+        batches,
+        training.Validation(network, pack, np.arange(10), LABELS, batch_size=4),
+        given,
+        execution,
+        identity={"architecture": architecture},
+        checkpoint=Checkpoint(LocalStore(tmp_path / "store"), "train"),
+        file=tmp_path / "state.npz",
+        log=print,
+    )
+    return network, fitted
+
+
+def test_a_training_that_diverges_says_where_and_what_to_do(tmp_path: Path, pack32):
+    with pytest.raises(ParamsError, match=r"no longer a number in epoch \d+, at the learning rate 10: .* example 1\."):
+        fit(tmp_path, pack32, learning_rate=10.0, momentum=0.99, epochs=12)
+
+
+def test_the_numbers_are_the_same_whichever_way_a_batch_is_fed(tmp_path: Path, pack32):
+    devices.make_deterministic(devices.compiles())
+    trained = {
+        way: fit(tmp_path / way, pack32, execution=HOST._replace(feed=way), mixup=0.3, class_weights=True)
+        for way in ("warped", "raw", "resident")
+    }
+    histories = {way: fitted.history.to_numpy() for way, (_, fitted) in trained.items()}
+    assert np.array_equal(histories["raw"], histories["resident"])
+    for one, two in zip(trained["raw"][0].get_weights(), trained["resident"][0].get_weights(), strict=True):
+        assert np.array_equal(one, two)
+    assert histories["warped"] == pytest.approx(histories["raw"], rel=1e-3)  # a pixel may be one level off
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_mixed_precision_learns_what_float32_does(tmp_path: Path, pack32, precision):
+    exact, mixed = (
+        fit(tmp_path / name, pack32, execution=HOST._replace(precision=name), learning_rate=0.001)
+        for name in ("float32", precision)
+    )
+    assert mixed[1].history["loss"].to_numpy() == pytest.approx(exact[1].history["loss"].to_numpy(), rel=0.05)
+    assert {variable.dtype for variable in mixed[0].trainable_variables} == {"float32"}
+    assert mixed[0].get_layer("conv1").compute_dtype == precision
+    assert mixed[0].get_layer("probabilities").compute_dtype == "float32"
+
+
+def test_the_cosine_rises_and_falls(tmp_path: Path, pack32):
+    _, fitted = fit(tmp_path, pack32, schedule="cosine", warmup_epochs=2, epochs=6, learning_rate=0.01)
+    rates = fitted.history["learning_rate"].to_numpy()  # at the end of each epoch
+    assert rates == pytest.approx(0.01 * np.array([0.5, 1, 0.854, 0.5, 0.146, 0]), abs=1e-5)
+
+
+def test_a_frozen_body_stays_as_it_is_until_it_is_unfrozen(tmp_path: Path, pack32):
+    frozen, first = fit(tmp_path / "a", pack32, "keras:VGG16", epochs=2, freeze_epochs=2, momentum=0.0)
+    start = models.build("keras:VGG16", 32, 2, seed=0)
+    head, body = (network.get_layer("logits").get_weights() for network in (frozen, start))
+    assert not np.array_equal(head[0], body[0])
+    for one, two in zip(frozen.get_layer("body").weights, start.get_layer("body").weights, strict=True):
+        assert np.array_equal(one, two)
+
+    whole, second = fit(
+        tmp_path / "b", pack32, "keras:VGG16", epochs=4, freeze_epochs=2, momentum=0.0, learning_rate=0.1
+    )
+    assert second.history["learning_rate"].to_numpy() == pytest.approx([0.1, 0.1, 0.01, 0.01])
+    assert first.history["epoch"].tolist() == [1, 2]
+    if second.best_epoch > 2:
+        assert not np.array_equal(whole.get_layer("body").weights[0], start.get_layer("body").weights[0])
+
+
+def test_the_state_of_another_network_is_refused(tmp_path: Path, pack32, monkeypatch):
+    monkeypatch.setenv("GESSO_CHECKPOINT_SECONDS", "0")
+    settings.cache_clear()
+    fit(tmp_path, pack32, epochs=1)
+    with pytest.raises(
+        DataError, match=r"checkpoints/train/ is that of another network: architecture baseline, not vgg"
+    ):
+        fit(tmp_path, pack32, "vgg", epochs=1)
+
+
+def test_which_batch_fits_into_memory(tmp_path: Path, pack32, monkeypatch):
+    """Memory that is used up for every batch of more than two images."""
+    import keras
+
+    train_on_batch, sizes = keras.Model.train_on_batch, []
+
+    def tight(self, x, y, sample_weight):
+        sizes.append(len(y))
+        if len(y) > 2:
+            raise MemoryError
+        return train_on_batch(self, x, y, sample_weight)
+
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(keras.Model, "train_on_batch", tight)
+    monkeypatch.setattr(keras.Model, "fit", full)
+    with pytest.raises(
+        ParamsError, match=r"A batch of 10 images doesn't fit into memory. One of 2 does: set batch_size = 2"
+    ):
+        fit(tmp_path, pack32, batch_size=10)
+    assert sizes == [5, 2]
