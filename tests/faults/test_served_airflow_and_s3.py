@@ -119,12 +119,13 @@ def first_week() -> datetime:
 
 @pytest.fixture(scope="module")
 def data(real_s3: None, first_week: datetime) -> Bucket:
-    """A bucket that keeps versions; its history begins at once."""
+    """A bucket that keeps versions; its history begins at once. Beside it is one without, for the store."""
     import boto3
 
     client, name = boto3.Session().client("s3"), f"gesso-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=name)
     client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    client.create_bucket(Bucket=f"{name}-store")
     return Bucket(f"s3://{name}", first_week)
 
 
@@ -134,7 +135,7 @@ def airflow(served_home: Path, data: Bucket, first_week: datetime, received: Rec
     minutes = f"{first_week.minute}-{first_week.minute + 1}"
     served = Airflow(
         served_home,
-        f"{data.uri}/store",
+        f"{data.uri}-store",
         **REAL_S3,
         **received.connections(),
         GESSO_SCHEDULE=f"{minutes} {first_week.hour} {first_week.day} {first_week.month} * 0,15,30,45",
