@@ -32,6 +32,7 @@ RESOURCES = (
     "templates/report_plan.html.j2",
     "templates/report_verdict.html.j2",
     "templates/report_results.html.j2",
+    "templates/report_card.html.j2",
     "templates/report_data.html.j2",
     "templates/report_run.html.j2",
 )
@@ -175,6 +176,9 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
         "changes": changes(decision),
         "evaluation": evaluation,
         "classwise": _rows(classwise),
+        "card": evaluate.json("model_card.json"),
+        "card_uri": _where(evaluate, "model_card.md"),
+        "evaluate_uri": evaluate.uri,
         "operating": _rows(evaluate.table("operating.parquet")),
         "slices": _rows(evaluate.table("slices.parquet")),
         "pairs": _rows(pairs.head(12)),
