@@ -10,7 +10,7 @@ markup. Templates: `templates/report.html.j2` and what it includes.
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -67,7 +67,7 @@ def run(inputs: Inputs, params: ReportParams, out: Output) -> None:
     judged = inputs.has("promote")
     page = {
         "judged": judged,
-        **(_results(inputs, pictures) if judged else plan(inputs.one("resample"), params, out.observed)),
+        **(_results(inputs, params, pictures) if judged else plan(inputs.one("resample"), params, out.observed)),
         **_photographs(inputs.one("cluster"), pictures),
         **_data(inputs, pictures),
         **_drift(inputs.one("drift"), pictures),
@@ -156,7 +156,19 @@ def plan(resample: Artifact, params: ReportParams, speeds: dict[str, float]) -> 
     return {"plan": rows, "drawn": drawn, "epochs": params.epochs}
 
 
-def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
+def cost(metrics: Mapping[str, Any], hour_price: float) -> dict[str, Any]:
+    """What a training took, as far as it noted it: seconds, those until its best epoch, GPU-seconds, and the price."""
+    seconds, to_best = metrics.get("training_seconds"), metrics.get("seconds_to_best")
+    gpus = metrics.get("gpus")
+    return {
+        "seconds": seconds,
+        "seconds_to_best": to_best,
+        "gpu_seconds": seconds * gpus if seconds and gpus else None,
+        "price": seconds / 3600 * hour_price if seconds and hour_price else None,
+    }
+
+
+def _results(inputs: Inputs, params: ReportParams, pictures: Pictures) -> dict[str, Any]:
     decision = inputs.one("promote").json("decision.json")
     evaluate, resample = inputs.one("evaluate"), inputs.one("resample")
     evaluation = evaluate.json("evaluation.json")
@@ -191,6 +203,7 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
             evaluate, "suspects.jpg", "Labels to check", "The least probable label first, as many as fit."
         ),
         "suspects": _rows(evaluate.table("suspects.parquet")),
+        "hour_price": params.hour_price,
         "leaderboard": _rows(evaluate.table("leaderboard.parquet")),
         "folds": _rows(evaluate.table("folds.parquet")),
         "models": [
@@ -198,6 +211,7 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
                 "name": model.params["architecture"],
                 "chosen": model.key == evaluation["model"],
                 "metrics": model.metrics,
+                "cost": cost(model.metrics, params.hour_price),
                 "uri": model.uri,
                 "curves": pictures.of(model, "curves.svg", f"Learning curves: {model.params['architecture']}"),
                 "batch": pictures.of(model, "train_batch.jpg", "What the network sees", "Augmented training images."),

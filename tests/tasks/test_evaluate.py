@@ -142,6 +142,12 @@ def test_an_empty_test_part_is_an_error(store, tmp_path, evaluate):
         evaluate(world, world.model("blue"))
 
 
+def test_a_pack_that_lost_a_shard_is_said(world, evaluate):
+    world.store.delete(world.resample.key_of("pack/001.npy"))
+    with pytest.raises(DataError, match=r"pack/001\.npy in .* is missing or was changed after its commit"):
+        evaluate(world, world.model("blue"))
+
+
 def test_a_model_of_another_pack_is_refused(store, tmp_path, evaluate):
     world, other = World(store, tmp_path, test=2), World(store, tmp_path, test=2, split=1)
     with pytest.raises(ParamsError, match="may have learnt this test part"):

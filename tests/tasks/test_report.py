@@ -16,7 +16,7 @@ import pytest
 from tasks.core.artifacts import Artifact
 from tasks.core.store import LocalStore
 from tasks.page import duration
-from tasks.report import changes, in_need
+from tasks.report import changes, cost, in_need
 from tests.tasks.artifacts_by_hand import a_run
 
 RunStep = Callable[..., Artifact]
@@ -209,6 +209,13 @@ def test_a_cross_validation_tells_mean_spread_and_interval(report: Report) -> No
     text = report().text
     assert "baseline 5 0.771 0.020 0.730 to 0.812" in text
     assert "baseline 5 0.790 0.800 9" in text  # the last fold
+
+
+def test_what_a_training_cost_is_told_as_far_as_it_is_known(report: Report) -> None:
+    assert "It took 3 min 20 s, 2 min 30 s of them until the best epoch; 400 GPU-seconds." in report().text
+    noted = {"training_seconds": 1800.0, "seconds_to_best": 900.0, "gpus": 0}
+    assert cost(noted, 3.0) == {"seconds": 1800.0, "seconds_to_best": 900.0, "gpu_seconds": None, "price": 1.5}
+    assert set(cost({}, 3.0).values()) == {None}
 
 
 def test_a_dry_run_tells_what_training_would_cost(store: LocalStore, tmp_path: Path, run_step: RunStep) -> None:
