@@ -57,7 +57,7 @@ def retrain() -> None:
     drift = step("drift", snapshot=snapshot, validate=validate, cluster=cluster, scan=scan)
     resample = step("resample", snapshot=snapshot, validate=validate, cluster=cluster)
     train = step("train", resample=resample, each=planned, pool="gpu")
-    evaluate = step("evaluate", validate=validate, cluster=cluster, resample=resample, train=train)
+    evaluate = step("evaluate", snapshot=snapshot, validate=validate, cluster=cluster, resample=resample, train=train)
     judged = {"snapshot": snapshot, "resample": resample, "train": train, "evaluate": evaluate}
     approval = Approval(task_id="approve", inputs=judged).output
     promote = step("promote", given=approval, outlets=[CHAMPION], **judged)

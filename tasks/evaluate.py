@@ -36,6 +36,7 @@ Writes, of the best model unless said otherwise,
                            likeliest first (`vision/suspects.py`), among those of validation and test, and with folds
                            among all that are used
   suspects.jpg             the first of them, 8 a row; left out where there are none
+  model_card.md, .json     what the model is, was trained on, can do and can't (`card.py`)
   export/                  the model as a SavedModel: bytes of images in, names and calibrated probabilities out
                            (`vision/export.py`); checked on test images
   figures/                 confusion.svg, reliability.svg, f1.svg
@@ -47,6 +48,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tasks import card
 from tasks.core import params
 from tasks.core.artifacts import Artifact, Inputs, Output
 from tasks.core.errors import DataError, GessoError, ParamsError
@@ -57,7 +59,7 @@ from tasks.vision import calibration, metrics
 from tasks.vision.pack import Pack
 from tasks.vision.suspects import label_suspects
 
-INPUTS = ("validate", "cluster", "resample", "train*")
+INPUTS = ("snapshot", "validate", "cluster", "resample", "train*")
 Params = params.EvaluateParams
 
 BATCH = 64
@@ -123,20 +125,17 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
     said = unseen(models[0], of_folds, test, best, temperature)
     suspects = suspects_table(said, table, classes)
     difference = write_export(models[0], classes, temperature, pack.gather(test["row"].to_numpy()[:CHECKED]), best, out)
-    out.json(
-        "evaluation.json",
-        facts
-        | {
-            "models": len(models),
-            "classes": len(classes),
-            "macro": macro,
-            "ece_uncalibrated": metrics.calibration_error(metrics.reliability(raw.max(axis=1), right)),
-            "export_difference": difference,
-            "suspects": {"judged": len(said), "found": len(suspects)},
-            "classes_without_test": [classes[empty] for empty in np.flatnonzero(scores.support == 0)],
-            "cross_validation": cross_validation(folds),
-        },
-    )
+    evaluation = facts | {
+        "models": len(models),
+        "classes": len(classes),
+        "macro": macro,
+        "ece_uncalibrated": metrics.calibration_error(metrics.reliability(raw.max(axis=1), right)),
+        "export_difference": difference,
+        "suspects": {"judged": len(said), "found": len(suspects)},
+        "classes_without_test": [classes[empty] for empty in np.flatnonzero(scores.support == 0)],
+        "cross_validation": cross_validation(folds),
+    }
+    out.json("evaluation.json", evaluation)
     out.metrics |= facts | {"macro_f1": macro["f1"]}
 
     table_of_classes = classwise_table(classes, scores, resampled)
@@ -149,9 +148,16 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
     out.table("confusion.parquet", confusion_table(matrix, classes))
     out.table("confused_pairs.parquet", confused_pairs(matrix, classes))
     out.table("reliability.parquet", pd.DataFrame(diagram._asdict()))
-    out.table("operating.parquet", operating(best.max(axis=1), right))
-    seen = described(test, inputs.one("validate"), inputs.one("cluster"))
-    out.table("slices.parquet", slices(seen, right))
+    table_of_coverage = operating(best.max(axis=1), right)
+    out.table("operating.parquet", table_of_coverage)
+    table_of_slices = slices(described(test, inputs.one("validate"), inputs.one("cluster")), right)
+    out.table("slices.parquet", table_of_slices)
+    snapshot = inputs.one("snapshot").json("snapshot.json")
+    sections = card.sections(
+        snapshot, resample, models[0], evaluation, table_of_classes, table_of_coverage, table_of_slices, params.licence
+    )
+    out.json("model_card.json", sections)
+    out.text("model_card.md", card.markdown(sections, f"Classifier of {snapshot['dataset']}", params.licence))
     out.table("predictions.parquet", predictions)
     out.table("errors.parquet", errors.drop(columns="row"))
     if len(errors):

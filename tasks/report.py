@@ -10,7 +10,7 @@ markup. Templates: `templates/report.html.j2` and what it includes.
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -32,6 +32,7 @@ RESOURCES = (
     "templates/report_plan.html.j2",
     "templates/report_verdict.html.j2",
     "templates/report_results.html.j2",
+    "templates/report_card.html.j2",
     "templates/report_data.html.j2",
     "templates/report_run.html.j2",
 )
@@ -66,7 +67,7 @@ def run(inputs: Inputs, params: ReportParams, out: Output) -> None:
     judged = inputs.has("promote")
     page = {
         "judged": judged,
-        **(_results(inputs, pictures) if judged else plan(inputs.one("resample"), params, out.observed)),
+        **(_results(inputs, params, pictures) if judged else plan(inputs.one("resample"), params, out.observed)),
         **_photographs(inputs.one("cluster"), pictures),
         **_data(inputs, pictures),
         **_drift(inputs.one("drift"), pictures),
@@ -155,7 +156,19 @@ def plan(resample: Artifact, params: ReportParams, speeds: dict[str, float]) -> 
     return {"plan": rows, "drawn": drawn, "epochs": params.epochs}
 
 
-def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
+def cost(metrics: Mapping[str, Any], hour_price: float) -> dict[str, Any]:
+    """What a training took, as far as it noted it: seconds, those until its best epoch, GPU-seconds, and the price."""
+    seconds, to_best = metrics.get("training_seconds"), metrics.get("seconds_to_best")
+    gpus = metrics.get("gpus")
+    return {
+        "seconds": seconds,
+        "seconds_to_best": to_best,
+        "gpu_seconds": seconds * gpus if seconds and gpus else None,
+        "price": seconds / 3600 * hour_price if seconds and hour_price else None,
+    }
+
+
+def _results(inputs: Inputs, params: ReportParams, pictures: Pictures) -> dict[str, Any]:
     decision = inputs.one("promote").json("decision.json")
     evaluate, resample = inputs.one("evaluate"), inputs.one("resample")
     evaluation = evaluate.json("evaluation.json")
@@ -175,6 +188,9 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
         "changes": changes(decision),
         "evaluation": evaluation,
         "classwise": _rows(classwise),
+        "card": evaluate.json("model_card.json"),
+        "card_uri": _where(evaluate, "model_card.md"),
+        "evaluate_uri": evaluate.uri,
         "operating": _rows(evaluate.table("operating.parquet")),
         "slices": _rows(evaluate.table("slices.parquet")),
         "pairs": _rows(pairs.head(12)),
@@ -187,6 +203,7 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
             evaluate, "suspects.jpg", "Labels to check", "The least probable label first, as many as fit."
         ),
         "suspects": _rows(evaluate.table("suspects.parquet")),
+        "hour_price": params.hour_price,
         "leaderboard": _rows(evaluate.table("leaderboard.parquet")),
         "folds": _rows(evaluate.table("folds.parquet")),
         "models": [
@@ -195,6 +212,7 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
                 "chosen": model.key == evaluation["model"],
                 "metrics": model.metrics,
                 "folder": model.folder,
+                "cost": cost(model.metrics, params.hour_price),
                 "curves": pictures.of(model, "curves.svg", f"Learning curves: {model.params['architecture']}"),
                 "batch": pictures.of(model, "train_batch.jpg", "What the network sees", "Augmented training images."),
             }

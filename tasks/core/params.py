@@ -347,6 +347,9 @@ class Resampled(Seeded):
 
 
 class EvaluateParams(Resampled):
+    licence: str = _param(
+        "", "Evaluation", "Licence of the model, such as CC-BY-4.0: its card says so.", max_length=200
+    )
     worst_errors: int = _param(24, "Evaluation", "How many of the worst errors the gallery shows.", ge=0, le=200)
     label_suspects: int = _param(
         24, "Evaluation", "How many images with a probably wrong label the gallery shows.", ge=0, le=200

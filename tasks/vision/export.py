@@ -347,6 +347,7 @@ def _rename(message: Any, renamed: Callable[[str], str]) -> None:
             for item in value if isinstance(value, Sequence) else [value]:
                 _rename(item, renamed)
         elif isinstance(value, str | bytes):
-            setattr(message, field.name, changed(value))
+            if (new := changed(value)) != value:  # weights are bytes, too: hundreds of megabytes to copy
+                setattr(message, field.name, new)
         elif field.cpp_type == field.CPPTYPE_STRING:
             value[:] = [changed(item) for item in value]

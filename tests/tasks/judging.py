@@ -106,7 +106,7 @@ class World:
         def files(out: Output) -> None:
             table = self.images[["key", "class"]].assign(version=pd.array([None] * len(keys), "str"))
             out.table("images.parquet", table.sort_values("key"))
-            out.json("snapshot.json", {"dataset": str(self.dataset)})
+            out.json("snapshot.json", {"dataset": str(self.dataset), "newest": "2026-01-05T00:00:00+00:00"})
 
         return make(self.store, "snapshot", files, self.tmp, made_of=str(self.dataset))
 
@@ -137,6 +137,7 @@ class World:
     def judged(self, *models: Artifact) -> dict[str, Artifact | list[Artifact]]:
         """The inputs of `evaluate`."""
         return {
+            "snapshot": self.snapshot,
             "validate": self.validate,
             "cluster": self.cluster,
             "resample": self.resample,
@@ -150,7 +151,12 @@ class World:
 
         def files(out: Output) -> None:
             out.table("pack.parquet", table[["row", "key", "class", "label", "part", "copies", "shard", "offset"]])
-            out.table("ledger.parquet", self.images[["key", "class", "part", "sha256"]].sort_values("key"))
+            ledger = self.images[["key", "class", "part", "sha256"]].assign(verdict="kept")
+            out.table("ledger.parquet", ledger.sort_values("key"))
+            parts = pd.crosstab(self.images["label"], self.images["part"])
+            counts = parts.reindex(columns=["train", "validation", "test"], fill_value=0)
+            counts = counts.assign(train_drawn=counts["train"]).set_axis(self.classes)
+            out.table("counts.parquet", counts.rename_axis("class").reset_index())
             out.json("classes.json", self.classes)
             for start in range(0, len(table), 50):
                 np.save(out.path(f"pack/{start // 50:03}.npy"), pixels[start : start + 50])

@@ -1,4 +1,8 @@
 import json
+import re
+import shutil
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import cv2
@@ -8,7 +12,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from tasks.core.errors import DataError, GessoError, ParamsError
-from tests.tasks.judging import CLASSES, World
+from tests.tasks.judging import CLASSES, World, make
 
 
 @pytest.fixture
@@ -138,6 +142,12 @@ def test_an_empty_test_part_is_an_error(store, tmp_path, evaluate):
         evaluate(world, world.model("blue"))
 
 
+def test_a_pack_that_lost_a_shard_is_said(world, evaluate):
+    world.store.delete(world.resample.key_of("pack/001.npy"))
+    with pytest.raises(DataError, match=r"pack/001\.npy in .* is missing or was changed after its commit"):
+        evaluate(world, world.model("blue"))
+
+
 def test_a_model_of_another_pack_is_refused(store, tmp_path, evaluate):
     world, other = World(store, tmp_path, test=2), World(store, tmp_path, test=2, split=1)
     with pytest.raises(ParamsError, match="may have learnt this test part"):
@@ -168,7 +178,8 @@ def test_figures_hold_any_classes(store, tmp_path, evaluate, classes, monkeypatc
     world = World(store, tmp_path, classes, size=4, test=3)
     monkeypatch.undo()
     world.images["sha256"] = ""
-    world.snapshot = type("Snapshot", (), {"key": "none"})
+    described = {"dataset": "elsewhere", "newest": "2026-01-05T00:00:00+00:00"}
+    world.snapshot = make(store, "snapshot", lambda out: out.json("snapshot.json", described), world.tmp)
     world.resample = world._resample()
     result = evaluate(world, world.model("red"))
     for name in ("confusion", "reliability", "f1"):
@@ -178,6 +189,9 @@ def test_figures_hold_any_classes(store, tmp_path, evaluate, classes, monkeypatc
         if name == "f1":
             assert len(texts) > len(classes)
     assert result.table("classwise.parquet")["class"].tolist() == classes
+    card = result.path("model_card.md").read_text()
+    assert sum(line.startswith("| ") for line in card.splitlines()) == 2 + len(classes)
+    assert not re.search(r"(?<!\\)<", card), "no tag"
 
 
 def test_the_same_inputs_give_the_same_bytes(world, evaluate, store, tmp_path):
@@ -188,7 +202,8 @@ def test_the_same_inputs_give_the_same_bytes(world, evaluate, store, tmp_path):
     again = evaluate(world, *reversed(models))
     assert again.key == first.key
     assert contents(again) == before
-    assert not any(str(tmp_path).encode() in data for name, data in before.items() if name != "evaluation.json")
+    named = {name for name, data in before.items() if str(tmp_path).encode() in data}
+    assert named <= {"evaluation.json", "model_card.json", "model_card.md"}, "they say where the model is"
     assert json.loads(before["evaluation.json"])["models"] == 2
 
 
@@ -272,3 +287,35 @@ def test_an_export_that_gives_other_probabilities_is_refused(world, evaluate, mo
 def test_a_model_of_other_classes_is_refused(world, evaluate):
     with pytest.raises(DataError, match=r"tells L2_3, b, class apart, but .* holds L2_3, b, class, 꽃"):
         evaluate(world, world.model("red", classes=CLASSES[:3]))
+
+
+def test_the_model_card_says_what_it_is_and_where_it_fails(world, evaluate):
+    result = evaluate(world, world.model("red"), licence="CC-BY-4.0")
+    text = result.path("model_card.md").read_text()
+    assert text.startswith('---\nlicense: "CC-BY-4.0"\npipeline_tag: image-classification\n---\n')
+    macro = result.json("evaluation.json")["macro"]
+    assert f"macro F1 {macro['f1']:.3f} (95% interval {macro['f1_low']:.3f} to {macro['f1_high']:.3f})" in text
+    assert "80 trained it".replace("80", "80 images") in text
+    assert "20 chose the best epoch and model and calibrated it, 80 tested it" in text
+    assert "| L2\\_3 | 20 | 20 | 1.000 | 1.000 | 1.000 | 1.000 to 1.000 |" in text
+    limits = text[text.index("## Limits") :]
+    assert "- Weaker classes, by F1:" in limits
+    assert "20 of 100 labels" not in limits
+    assert f"{result.json('evaluation.json')['suspects']['found']} of 100 labels" in limits
+    assert "## Licence\n\nCC-BY-4.0\n" in text
+    assert "Not stated" in evaluate(world, world.model("red")).path("model_card.md").read_text()
+
+
+def test_the_card_s_example_runs(world, evaluate, tmp_path):
+    result = evaluate(world, world.model("blue"))
+    text = result.path("model_card.md").read_text()
+    code = text[text.index("```python\n") + 10 : text.rindex("```")]
+    shutil.copytree(result.directory("export"), tmp_path / "run" / "export")
+    picture = cv2.imread(str(world.dataset / "b/001.png"))
+    cv2.imwrite(str(tmp_path / "run" / "picture.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "run", capture_output=True, text=True, check=True
+    )
+    name, probability = done.stdout.split()
+    assert name == "b"
+    assert 0.3 < float(probability) <= 1

@@ -16,7 +16,7 @@ import pytest
 from tasks.core.artifacts import Artifact
 from tasks.core.store import LocalStore
 from tasks.page import duration
-from tasks.report import changes, in_need
+from tasks.report import changes, cost, in_need
 from tests.tasks.artifacts_by_hand import a_run
 
 RunStep = Callable[..., Artifact]
@@ -114,7 +114,7 @@ def test_all_sections_are_there_the_verdict_first(report: Report) -> None:
     page = report()
     assert_harmless(page)
     sections = [each["id"] for each in page.all("section")]
-    assert sections == ["change", "need", "results", "data", "drift", "photographs", "balance", "ledger", "run"]
+    assert sections == ["change", "need", "results", "card", "data", "drift", "photographs", "balance", "ledger", "run"]
     assert [each["href"] for each in page.all("a")][1:] == [f"#{id_}" for id_ in ["verdict", *sections]]
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
@@ -145,6 +145,8 @@ def test_all_sections_are_there_the_verdict_first(report: Report) -> None:
     assert text.count("cluster L2_10, group 1 12 0.250 0.090 to 0.530 0.750 −0.500") == 2
     assert "Of 40 images that a model judged without having been trained on them, 1 more probably" in text
     assert "L2_10/0010.jpg L2_10 L2_12 0.020 0.950 validation" in text
+    assert "Limits Weaker where it is dark.Tested on few images." in text
+    assert "model_card.md" in text
     assert "3 are right with the candidate alone and 2 with the champion alone" in text
     assert "max_class_drop 0.05 No class may lose more F1 than this" in text
     assert "All 49 6 3 3 3" in text, "the ledger's totals: kept, photo, duplicate, conflict, quarantined"
@@ -207,6 +209,13 @@ def test_a_cross_validation_tells_mean_spread_and_interval(report: Report) -> No
     text = report().text
     assert "baseline 5 0.771 0.020 0.730 to 0.812" in text
     assert "baseline 5 0.790 0.800 9" in text  # the last fold
+
+
+def test_what_a_training_cost_is_told_as_far_as_it_is_known(report: Report) -> None:
+    assert "It took 3 min 20 s, 2 min 30 s of them until the best epoch; 400 GPU-seconds." in report().text
+    noted = {"training_seconds": 1800.0, "seconds_to_best": 900.0, "gpus": 0}
+    assert cost(noted, 3.0) == {"seconds": 1800.0, "seconds_to_best": 900.0, "gpu_seconds": None, "price": 1.5}
+    assert set(cost({}, 3.0).values()) == {None}
 
 
 def test_a_dry_run_tells_what_training_would_cost(store: LocalStore, tmp_path: Path, run_step: RunStep) -> None:
