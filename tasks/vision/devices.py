@@ -164,7 +164,8 @@ def shared() -> Iterator[None]:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether this is a framework's way to say that memory is used up."""
     return isinstance(error, MemoryError) or any(
-        sign in f"{type(error).__name__} {error}" for sign in ("RESOURCE_EXHAUSTED", "ResourceExhausted", "OOM when")
+        sign in f"{type(error).__name__} {error}"
+        for sign in ("RESOURCE_EXHAUSTED", "ResourceExhausted", "OOM when", "Out of memory")
     )
 
 

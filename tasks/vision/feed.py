@@ -164,6 +164,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     def zeros(self, images: int) -> Batch:
         """A batch of nothing, to try how many images fit into memory."""
         inputs, targets, weights = self.make(0)
+        inputs.pop("rows", None)
+        inputs["images"] = np.zeros((1, self._pack.size, self._pack.size, 3), np.uint8)
         size = -(-images // self.devices) * self.devices
         return (
             {name: np.zeros((size, *value.shape[1:]), value.dtype) for name, value in inputs.items()},

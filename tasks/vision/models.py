@@ -277,6 +277,7 @@ def _normalised(
         kernel_initializer="he_normal",
         name=name,
     )(x)
+    synchronised = synchronised and devices.backend() == "tensorflow"  # JAX's step sees the whole batch
     # Keras' momentum of .99 averages over hundreds of steps: on a small data set that is many epochs, and
     # validation would judge statistics of weights long gone.
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=synchronised, name=f"{name}_norm")(x)

@@ -1,5 +1,6 @@
 """The training loop: the fit, the validation after each epoch, the state that a killed training goes on from."""
 
+import gc
 import json
 import math
 import time
@@ -352,13 +353,7 @@ def fit(
         steps = (until - resumable.first_epoch) * batches.steps
         warmup = 0 if thawed else params.warmup_epochs * batches.steps
         rate = params.learning_rate * (params.unfrozen_rate if thawed else 1)
-        trainee.compile(
-            optimizer=_optimizer(params, rate, steps, warmup, execution.precision),
-            loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=execution.xla,
-            steps_per_execution=batches.steps_per_execution,
-        )
+        _compile(trainee, _optimizer(params, rate, steps, warmup, execution.precision), execution, batches)
         resumable.take_up(trainee)
         batches.first_epoch = len(resumable.history)
         if batches.first_epoch < until and not resumable.is_over:
@@ -376,6 +371,7 @@ def fit(
         else:
             network.set_weights(resumable.best_weights)
 
+    is_full = False
     try:
         if resumable.load():
             log(f"Going on after epoch {len(resumable.history)}, from {checkpoint.uri}.")
@@ -396,26 +392,40 @@ def fit(
     except Exception as error:
         if not devices.is_out_of_memory(error):
             raise
-        raise ParamsError(_too_large(trainee, batches, params.batch_size)) from None
+        is_full = True  # what the error's traceback holds is still in memory
     finally:
         file.unlink(missing_ok=True)
         batches.first_epoch = 0
+    if is_full:
+        del trainee, resumable
+        raise ParamsError(_too_large(network, batches, params, execution))
     seconds = [done["seconds"] for done in resumable.history]
     history = pd.DataFrame(resumable.history)[list(COLUMNS)]
     history.insert(0, "epoch", np.arange(1, len(history) + 1))
     return Fitted(history, resumable.best_epoch, seconds[-1], seconds[resumable.best_epoch - 1])
 
 
-def _too_large(trainee: Trainee, batches: Batches, batch_size: int) -> str:
-    """What to say of a batch that doesn't fit into memory, after trying smaller ones."""
-    said = f"A batch of {batch_size} images doesn't fit into memory. "
-    size = batch_size // 2
+def _compile(trainee: Trainee, optimizer: Any, execution: devices.Execution, batches: Batches) -> None:
+    trainee.compile(
+        optimizer=optimizer,
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=execution.xla,
+        steps_per_execution=batches.steps_per_execution,
+    )
+
+
+def _too_large(network: Any, batches: Batches, params: TrainShared, execution: devices.Execution) -> str:
+    """What to say of a batch that doesn't fit into memory, after trying smaller ones on a copy of the network."""
+    said = f"A batch of {params.batch_size} images doesn't fit into memory. "
+    size = params.batch_size // 2
     while size:
+        gc.collect()
         try:
-            trainee.train_on_batch(*batches.zeros(size))
-        except Exception as error:
-            if not devices.is_out_of_memory(error):
-                raise
+            trial = Trainee(keras.models.clone_model(network), parts=batches.devices)
+            _compile(trial, _optimizer(params, params.learning_rate, 1, 0, execution.precision), execution, batches)
+            trial.train_on_batch(*batches.zeros(size))
+        except Exception:  # where memory is used up, libraries below fail in ways of their own
             size //= 2
         else:
             return f"{said}One of {size} does: set batch_size = {size}."

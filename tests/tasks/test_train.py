@@ -312,6 +312,63 @@ def test_a_damaged_checkpoint_counts_as_none(resampled: Resampled, store: LocalS
     assert execute("train", {"resample": resample.uri}, params, store.uri).artifact.key == key
 
 
+def test_a_training_that_diverges_keeps_the_best_weights_until_then(resampled: Resampled, store: LocalStore, tmp_path):
+    from tasks.vision import models
+
+    resample = resampled(noise, train=(4, 4, 4), validation=2)  # two steps an epoch
+    # Each step makes the weights nine times as large, until their products are too large for a float32.
+    params = TrainParams.of(quick(epochs=60, batch_size=8, optimizer="adamw", learning_rate=10, weight_decay=1))
+    with pytest.raises(ParamsError, match=r"no longer a number in epoch \d+, at the learning rate [\d.]+: ") as caught:
+        execute("train", {"resample": resample.uri}, params, store.uri)
+    assert re.search(
+        r"The weights of epoch \d+ are kept, the best until then\. What it found is kept in", str(caught.value)
+    )
+    (kept,) = [found.key for found in store.list("failed/train/") if found.key.endswith("/model.keras")]
+    store.download(kept, tmp_path / "model.keras")
+    weights = models.load(tmp_path / "model.keras").get_weights()
+    assert all(np.isfinite(weight).all() for weight in weights)
+
+
+def test_weights_from_a_uri(resampled: Resampled, run_step, tmp_path: Path):
+    import keras
+
+    source = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg")
+    source.save_weights(tmp_path / "MobileNetV2.weights.h5")
+    asked = quick(architecture="keras:MobileNetV2", epochs=1, freeze_epochs=1)
+    trained = run_step(
+        "train",
+        {"resample": resampled(train=(4, 4, 4), validation=2)},
+        **asked,
+        weights=f"file://{tmp_path}/{{name}}.weights.h5",
+    )
+    model = keras.saving.load_model(trained.path("model.keras"))
+    for one, two in zip(model.get_layer("body").weights, source.weights, strict=True):
+        assert np.array_equal(one, two)
+    description = trained.json("model.json")
+    assert description["weights"] == f"file://{tmp_path}/MobileNetV2.weights.h5"
+    assert len(description["weights_sha256"]) == 64
+
+
+def test_weights_that_are_not_there(resampled: Resampled, run_step, tmp_path: Path):
+    with pytest.raises(ParamsError, match=rf"there is nothing at file://{tmp_path}/MobileNetV2\.weights\.h5\."):
+        run_step(
+            "train",
+            {"resample": resampled()},
+            **quick(architecture="keras:MobileNetV2", weights=f"file://{tmp_path}/{{name}}.weights.h5"),
+        )
+
+
+def test_what_a_training_took_is_recorded(resampled: Resampled, run_step):
+    trained = run_step("train", {"resample": resampled()}, **quick(epochs=2, label_smoothing=0.1, mixup=0.2))
+    took = trained.metrics
+    assert took["images_per_second"] == pytest.approx(93 * 2 / took["training_seconds"], rel=0.2)
+    assert 0 < took["seconds_to_best"] <= took["training_seconds"]
+    assert took["flops_per_image"] == 2 * (27 * 32 * 121 + 9 * 32 * 64 * 4 + 9 * 64 * 64 * 4 + 64 * 512 + 512 * 3)
+    execution = trained.json("model.json")["execution"]
+    assert execution["precision"] == "float32"
+    assert execution["feed"] == "warped"
+
+
 def test_another_key_than_the_expected_one_is_refused(resampled: Resampled, store: LocalStore):
     with pytest.raises(ParamsError, match="another version of Gesso than the one that asked"):
         execute("train", {"resample": resampled().uri}, TrainParams.of(quick()), store.uri, expect_key="0" * 32)

@@ -28,6 +28,12 @@ def test_every_preset_can_be_used(preset: str) -> None:
         ({"architectures": ["alexnet"]}, "architectures.0 = 'alexnet'"),
         ({"min_per_class": 5000}, "min_per_class = 5000 is more than max_per_class = 1000"),
         ({"unsure_threshold": 0.9}, "unsure_threshold = 0.9 is more than photo_threshold = 0.8"),
+        ({"architectures": ["keras:ResNet5"]}, "architectures.0 = 'keras:ResNet5'"),
+        (
+            {"weights": "s3://models/{name}.h5"},
+            "architectures = .* holds none: the original's networks start from scratch",
+        ),
+        ({"schedule": "cosine", "epochs": 5, "warmup_epochs": 5}, "warmup_epochs = 5 leaves none of epochs = 5"),
         ({"as_of": "yesterday"}, "as_of = 'yesterday'"),
     ],
 )

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +167,7 @@ def fit(tmp_path: Path, pack: Pack, architecture: str = "baseline", execution=HO
 
 def test_a_training_that_diverges_says_where_and_what_to_do(tmp_path: Path, pack32):
     with pytest.raises(ParamsError, match=r"no longer a number in epoch \d+, at the learning rate 10: .* example 1\."):
-        fit(tmp_path, pack32, learning_rate=10.0, momentum=0.99, epochs=12)
+        fit(tmp_path, pack32, optimizer="adamw", learning_rate=10.0, weight_decay=1.0, epochs=20)
 
 
 def test_the_numbers_are_the_same_whichever_way_a_batch_is_fed(tmp_path: Path, pack32):
@@ -247,3 +250,94 @@ def test_which_batch_fits_into_memory(tmp_path: Path, pack32, monkeypatch):
     ):
         fit(tmp_path, pack32, batch_size=10)
     assert sizes == [5, 2]
+
+
+PARALLEL = """
+import os, sys
+from pathlib import Path
+
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
+if os.environ.get("KERAS_BACKEND", "tensorflow") == "tensorflow":  # before anything asks for a device
+    import tensorflow
+    cpu = tensorflow.config.list_physical_devices("CPU")[0]
+    tensorflow.config.set_logical_device_configuration(cpu, [tensorflow.config.LogicalDeviceConfiguration()] * count)
+from tests.tasks.vision.test_training import *
+from keras import Input, Model, layers, utils
+
+def network():  # as `residual`, but compiled in seconds
+    utils.set_random_seed(0)
+    pixels = Input((32, 32, 3))
+    x = models._normalised(layers.Rescaling(1 / 255)(pixels), 8, 3, "first", count > 1, strides=2)
+    x = models._bottleneck(layers.ReLU()(x), 4, 16, "block", count > 1, strides=2)
+    logits = layers.Dense(2, name="logits")(layers.GlobalAveragePooling2D()(x))
+    return Model(pixels, layers.Softmax()(logits))
+
+params = TrainParams.of({"image_size": 32, "epochs": 3, "learning_rate": 0.1, "momentum": 0.9})
+execution = devices.choose(params, 0)
+assert execution.devices == count == len(devices.names())
+images = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+np.save(folder / f"{count}.npy", images)
+pack = Pack([folder / f"{count}.npy"], pd.DataFrame({"row": range(12), "shard": 0, "offset": range(12)}))
+labels = np.array([0, 1, 1] * 4, np.int32)
+with devices.shared():
+    built = network()
+    options = {"batch_size": 4, "augmented": True, "seed": 0, "feed": "raw", "devices": count}
+    batches = feed.Batches(pack, np.arange(12), labels, np.ones(2, np.float32), **options)
+    judged = training.Validation(built, pack, np.arange(11), labels[:11], batch_size=5)
+    kept = {"checkpoint": Checkpoint(LocalStore(folder / str(count)), "train"), "file": folder / "state"}
+    fitted = training.fit(built, batches, judged, params, execution, identity={}, **kept, log=print)
+fitted.history.to_csv(folder / f"{count}.csv", index=False)
+"""
+
+
+def test_two_devices_learn_what_one_does(tmp_path: Path):
+    histories = []
+    for count in (1, 2):
+        run_script(tmp_path, PARALLEL, tmp_path, count)
+        histories.append(pd.read_csv(tmp_path / f"{count}.csv").to_numpy())
+    assert histories[1] == pytest.approx(histories[0], rel=1e-3)
+
+
+def run_script(folder: Path, script: str, *words: object) -> str:
+    """What a script prints in a process of its own."""
+    (folder / "script.py").write_text(script)
+    command = [sys.executable, str(folder / "script.py"), *map(str, words)]
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+MUCH = """
+import resource, sys
+from pathlib import Path
+from tests.tasks.vision.test_training import *
+
+folder, images = Path(sys.argv[1]), 192
+np.save(folder / "000.npy", np.zeros((images, 512, 512, 3), np.uint8))
+pack = Pack([folder / "000.npy"], pd.DataFrame({"row": range(images), "shard": 0, "offset": range(images)}))
+labels = (np.arange(images) % 2).astype(np.int32)
+
+def train(count):
+    params = TrainParams.of({"image_size": 512, "epochs": 1, "batch_size": count})
+    network = models.build("baseline", 512, 2, seed=0)
+    batches = feed.Batches(pack, np.arange(count), labels, np.ones(2), batch_size=count, augmented=False, seed=0)
+    judged = training.Validation(network, pack, np.arange(4), labels[:4], batch_size=4)
+    checkpoint = Checkpoint(LocalStore(folder / str(count)), "train")
+    kept = {"identity": {}, "checkpoint": checkpoint, "file": folder / "state"}
+    training.fit(network, batches, judged, params, HOST, **kept, log=print)
+
+train(4)
+held = 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (held + 600_000_000,) * 2)
+try:
+    train(images)
+except ParamsError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(devices.backend() != "jax", reason="on a CPU without memory TensorFlow ends the process")
+def test_real_memory_that_is_used_up(tmp_path: Path):
+    assert "A batch of 192 images doesn't fit into memory." in run_script(tmp_path, MUCH, tmp_path)
