@@ -1,6 +1,7 @@
 """The pages' routes, and who may ask for what.
 
     {dag_id}/{run_id}/report                         the run's report; while there is none, its steps so far
+    {dag_id}/{run_id}/files/{step}/{artifact}/{name} a picture or a table that a step wrote
     {dag_id}/{run_id}/ledger                         the ledger; ledger.csv, thumbnails/…
     {dag_id}/{run_id}/review                         POST: overrule images in the review file; review.csv: download it
     {dag_id}/history, {dag_id}/compare?run=&run=     the DAG's runs, and two of them side by side
@@ -32,7 +33,7 @@ from include.links import base_url, prefix
 from include.links import page as link
 from include.pages import history as runs_history
 from include.pages import ledger as runs_ledger
-from include.pages.runs import ENDED, Run, find_run, newest_runs, steps_so_far, task_states
+from include.pages.runs import Run, begun_run, find_run, newest_runs, open_file, progress, steps_so_far
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import GessoError, NotFound
 from tasks.core.ledger import REVIEW_VERDICTS, VERDICTS, Overruling, load_review, review_csv, review_uri, save_review
@@ -45,6 +46,9 @@ POLICY = "default-src 'none'; img-src 'self' data:; base-uri 'none'; frame-ances
 PAGE_POLICY = f"{POLICY}; style-src 'self'; form-action 'self'"
 #: The report brings its own style. It is sandboxed: whatever is in it, it is not of this site.
 REPORT_POLICY = f"{POLICY}; style-src 'unsafe-inline'; form-action 'none'; sandbox"
+
+#: For what stays as it is as long as its address does.
+FOREVER = {"Cache-Control": "private, max-age=86400, immutable"}
 
 #: How long a form may stay open before it is sent, in seconds.
 FORM_SECONDS = 12 * 3600
@@ -118,23 +122,28 @@ def report(dag_id: str, run_id: str, request: Request, wait: bool = True) -> Res
     made = run.artifacts("report") if run else []
     if made:
         return _report(made[-1], request)
-    state, states = task_states(dag_id, run_id)
-    if run is None and not state:
+    airflow = progress(dag_id, run_id)
+    if run is None and not airflow.state:
         raise NotFound(f"There is no run {run_id} of {dag_id}, or none that Gesso's steps belong to.")
-    record = run.record if run else {"steps": {}}
-    goes_on = bool(state) and state not in ENDED
+    run = run or begun_run(dag_id, run_id)
+    steps = steps_so_far(run, airflow)
     context = {
-        "dag_id": dag_id,
-        "run_id": run_id,
-        "state": state,
-        "goes_on": goes_on,
-        "waits": goes_on and wait,
+        "run": run,
+        "airflow": airflow,
+        "waits": airflow.goes_on and wait,
         "seconds": RELOAD_SECONDS,
-        "record": record,
-        "steps": steps_so_far(record, states),
-        "has_ledger": bool(record["steps"].get("resample")),
+        "steps": steps,
+        "done": sum(step["state"] == "success" for step in steps),
     }
-    return _page("steps.html.j2", context, headers={"Refresh": str(RELOAD_SECONDS)} if goes_on and wait else None)
+    return _page("steps.html.j2", context, headers={"Refresh": str(RELOAD_SECONDS)} if context["waits"] else None)
+
+
+@app.get("/{dag_id}/{run_id}/files/{step}/{artifact}/{name:path}", dependencies=[may_see])
+def file(dag_id: str, run_id: str, step: str, artifact: str, name: str) -> Response:
+    data, kind = open_file(find_run(dag_id, run_id), step, artifact, name)
+    if kind == "text/csv":
+        return _download(data, Path(name).name)
+    return Response(data, media_type=kind, headers={**FOREVER, "Content-Security-Policy": REPORT_POLICY})
 
 
 def _report(artifact: Artifact, request: Request) -> Response:
@@ -206,7 +215,7 @@ def _download(data: bytes, name: str) -> Response:
 @app.get("/{dag_id}/{run_id}/thumbnails/{ledger}/{row}", dependencies=[may_see])
 def thumbnail(dag_id: str, run_id: str, ledger: str, row: int) -> Response:
     data = runs_ledger.thumbnail(find_run(dag_id, run_id), ledger, row)
-    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400, immutable"})
+    return Response(data, media_type="image/jpeg", headers=FOREVER)
 
 
 def _review_uri(run: Run) -> str:

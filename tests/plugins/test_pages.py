@@ -119,8 +119,9 @@ def test_without_a_report_the_steps_so_far_are_shown(
     assert answer.headers["Refresh"] == "10"
     shown = text(answer.text)
     assert "The run goes on" in shown
-    assert "snapshot done 1.5 s images 64" in shown
-    assert "scan done 3.0 s images 31 images 30" in shown
+    assert "6 of 10 steps are done" in shown
+    assert "snapshot done 1.5 s 64 images" in shown
+    assert re.search(r"scan done 3\.0 s .*31 images.*30 images", shown)
     assert "train not begun –" in shown
     assert "Refresh" not in browser("viewer").get(address(f"{RUN}/report?wait=false")).headers
 
@@ -128,6 +129,42 @@ def test_without_a_report_the_steps_so_far_are_shown(
     page = browser("viewer").get(address(f"{RUN}/report")).text
     assert f"train failed – Failed vgg: {HOSTILE} is no picture." in text(page)
     assert "<img src=x" not in page
+
+
+def test_pictures_and_tables_of_the_steps_so_far(
+    browser: Browser, make_run: Make, airflow_run: Callable[..., None]
+) -> None:
+    made = make_run(without=("evaluate", "promote", "report"))
+    other = make_run("other", classes={"secret": 12, "L2_3": 12})
+    airflow_run("running")
+    client = browser("viewer")
+    page = client.get(address(f"{RUN}/report")).text
+    pictures = [html.unescape(each) for each in re.findall(r'<img src="([^"]*)"', page)]
+    tables = [html.unescape(each) for each in re.findall(r'<a href="([^"]*/files/[^"]*)"', page)]
+    eda = made["eda"]
+    drawn = [name for name in eda.names() if name.endswith(".svg")]
+    assert drawn
+    for name in drawn:
+        (found,) = [each for each in pictures if each.endswith(f"/files/eda/{eda.key}/{name}")]
+        answer = client.get(found)
+        assert answer.content == eda.path(name).read_bytes()
+        assert answer.headers["Content-Type"] == "image/svg+xml"
+        assert "sandbox" in answer.headers["Content-Security-Policy"], "a drawing may hold a script"
+        assert browser("").get(found).status_code == 401
+        assert browser("stranger").get(found).status_code == 403
+    assert any(each.endswith("/ledger.csv") for each in tables)
+    for each in tables:
+        assert client.get(each).headers["Content-Disposition"].startswith("attachment")
+    for path in (
+        f"eda/{other['eda'].key}/{drawn[0]}",
+        f"eda/{eda.key}/nothing.svg",
+        f"eda/{eda.key}/formats.parquet",
+        f"eda/{eda.key}/..%2f..%2fartifact.json",
+        f"eda/{eda.key}/%2e%2e/%2e%2e/secret.svg",
+        f"another/{eda.key}/{drawn[0]}",
+        f"%2e%2e/{eda.key}/{drawn[0]}",
+    ):
+        assert client.get(f"{address(f'{RUN}/files')}/{path}").status_code == 404, path
 
 
 def test_a_run_that_has_ended_no_step_yet(browser: Browser, airflow_run: Callable[..., None]) -> None:
@@ -425,5 +462,5 @@ def test_the_link_on_each_task_that_runs_a_step(airflow_app: Any) -> None:
     key = SimpleNamespace(dag_id="retrain", run_id=RUN)
     for task in NAMES:
         found = link.get_link(SimpleNamespace(task_id=task), ti_key=key)
-        assert found.endswith(f"/dags/retrain/runs/{quote(RUN, safe='')}/plugin/report")
+        assert found.endswith(f"/dags/retrain/runs/{RUN}/plugin/report")
     assert link.get_link(SimpleNamespace(task_id="another"), ti_key=key) == ""
