@@ -154,6 +154,11 @@ class Progress:
     def goes_on(self) -> bool:
         return bool(self.state) and self.state not in ENDED
 
+    @property
+    def asks(self) -> bool:
+        """Whether a person is asked something."""
+        return any("awaiting_input" in states for states in self.states.values())
+
 
 def progress(dag_id: str, run_id: str) -> Progress:
     """How far Airflow is with this run."""
@@ -215,7 +220,7 @@ def _done(step: str, entry: Record) -> dict[str, Any]:
 
 def _files(run: Run, step: str, kinds: Iterable[str]) -> list[dict[str, str]]:
     return [
-        {"key": artifact.key, "name": name}
+        {"key": artifact.key, "name": name, "title": Path(name).stem}
         for artifact in run.artifacts(step)
         for name in artifact.names()
         if Path(name).suffix in kinds
