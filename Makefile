@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 DATASET ?=
 PRESET ?=
 PARAMS ?=
-MARKS ?= not faults
+MARKS ?= not faults and not browser
 VERSION := 0.1.0
 VARIANT ?= trainer-cpu
 export DATASET PRESET PARAMS
