@@ -50,6 +50,21 @@ PICTURES, TABLES = {".svg": "image/svg+xml"}, {".csv": "text/csv"}
 
 
 @dataclass(frozen=True)
+class Records:
+    """Which records a DAG's runs have; a record that changes gets another tag.
+
+    Attributes:
+        store: where they are.
+        dag_id: the DAG.
+        tagged: key and tag of each.
+    """
+
+    store: str
+    dag_id: str
+    tagged: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Run:
     """A run of a DAG that has a record.
 
@@ -107,16 +122,27 @@ def begun_run(dag_id: str, run_id: str) -> Run:
     return _run(open_store(settings().store_uri), {}, dag_id, run_id)
 
 
-def newest_runs(dag_id: str, most: int) -> list[Run]:
-    """At most `most` runs of a DAG: those whose records were written last, by what data they saw, newest first."""
-    store = open_store(settings().store_uri)
+def newest_records(dag_id: str, most: int) -> Records:
+    """At most `most` records of a DAG's runs, those that were written last.
+
+    Raises:
+        NotFound: no DAG has such an id.
+    """
     if not ID.fullmatch(dag_id):
         raise NotFound("There is no such DAG.")
-    written = sorted(store.list(f"runs/{dag_id}/"), key=lambda found: found.modified, reverse=True)
-    newest = [(found.key, found.etag) for found in written if found.key.endswith(".json")][:most]
-    records = in_threads(lambda found: _parsed(store.uri, *found), newest, store.threads)
-    ids = [key.removeprefix(f"runs/{dag_id}/").removesuffix(".json") for key, _ in newest]
-    runs = [_run(store, record, dag_id, run_id) for run_id, record in zip(ids, records, strict=True) if record]
+    store = open_store(settings().store_uri)
+    found = [each for each in store.list(f"runs/{dag_id}/") if each.key.endswith(".json")]
+    written = sorted(found, key=lambda each: each.modified, reverse=True)
+    return Records(store.uri, dag_id, tuple((each.key, each.etag) for each in written[:most]))
+
+
+@lru_cache(8)
+def runs_of(records: Records) -> list[Run]:
+    """The runs of these records, by what data they saw, newest first."""
+    store, dag_id = open_store(records.store), records.dag_id
+    read = in_threads(lambda tagged: _parsed(store.uri, *tagged), records.tagged, store.threads)
+    ids = [key.removeprefix(f"runs/{dag_id}/").removesuffix(".json") for key, _ in records.tagged]
+    runs = [_run(store, record, dag_id, run_id) for run_id, record in zip(ids, read, strict=True) if record]
     return sorted(runs, key=lambda run: (str(run.record.get("as_of", "")), run.run_id), reverse=True)
 
 
