@@ -32,7 +32,8 @@ def trigger_form() -> dict[str, Param]:
 def _field(name: str, facts: dict[str, Any]) -> Param:
     """A param's field: what its schema says, in the words that Airflow's form knows."""
     kind = next((each for each in facts.get("anyOf", ()) if each["type"] != "null"), facts)
-    drawn = {limit: kind[limit] for limit in (*LIMITS, "type", "format", "pattern", "enum", "items") if limit in kind}
+    # No pattern: what doesn't match it, Airflow refuses without a word on why; the run's first task says why.
+    drawn = {limit: kind[limit] for limit in (*LIMITS, "type", "format", "enum", "items") if limit in kind}
     drawn |= {"section": facts["section"], "title": _title(name, facts), "description_md": _help(name, facts, kind)}
     if facts.get("names"):
         drawn["values_display"] = facts["names"]

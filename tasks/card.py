@@ -56,8 +56,7 @@ def sections(
     left_out = [f"{number:,} {verdict}" for verdict, number in verdicts.items() if verdict != "kept"]
     macro, names = evaluation["macro"], classwise["class"].tolist()
     size = resample.params.get("image_size", "–")
-    as_of = snapshot.get("as_of")
-    when = f"as of {as_of}" if as_of else f"up to its newest image, of {snapshot['newest']}"
+    when = f"up to its newest image, of {snapshot['newest']}"
     ninety = operating.iloc[int((operating["coverage"] - 0.9).abs().argmin())]
     return [
         _section(
@@ -66,7 +65,7 @@ def sections(
             f"parameters, trained for {model.metrics['epochs']} epochs. It takes pictures of {size} x {size} pixels; "
             f"the export resizes them itself.",
             f"It tells {len(names)} classes apart: {', '.join(label(name, 60) for name in names)}.",
-            f"Training artifact: {model.uri}",
+            f"Training artifact: {model.folder}",
         ),
         _section(
             "Use",

@@ -251,14 +251,20 @@ def strays(store: Store, step: str) -> set[str]:
     return {found.key for found in store.list(f"artifacts/{step}/")} ^ listed
 
 
-@pytest.fixture(scope="module")
-def served_home() -> Iterator[Path]:
+@contextlib.contextmanager
+def home_of_its_own() -> Iterator[Path]:
     """A home for a served Airflow.
 
     Not below pytest's own folder: every pytest that starts closes that one to other users, and PostgreSQL is one.
     """
     with tempfile.TemporaryDirectory(prefix="gesso-served-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def served_home() -> Iterator[Path]:
+    with home_of_its_own() as home:
+        yield home
 
 
 @pytest.fixture(scope="module")
