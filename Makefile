@@ -1,7 +1,7 @@
 # Gesso. `make help` lists the targets; each is idempotent and sets up what it needs.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint up down env images lock clean
+.PHONY: help install run test lint screenshots up down airflow env images lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 DATASET ?=
 PRESET ?=
 PARAMS ?=
-MARKS ?= not faults
+MARKS ?= not faults and not browser
 VERSION := 0.1.0
 VARIANT ?= trainer-cpu
 export DATASET PRESET PARAMS
@@ -40,11 +40,17 @@ lint: $(READY)  ## ruff and mypy alone
 bench-%: $(READY)  ## a benchmark: make bench-separation DATA=folder with images/ and truth.csv
 	@$(BIN)/python -m benchmarks.$* $(if $(DATA),--data "$(DATA)")
 
+screenshots: $(READY)  ## take the pictures of the UI in docs/ui anew; wants chromium
+	@$(BIN)/python -m tests.browser.screenshots docs/ui
+
 up: $(READY)  ## start Airflow's UI, scheduler, DAG processor and triggerer on http://localhost:8080
 	@$(BIN)/python -m include.serve up
 
 down: $(READY)  ## stop what `make up` started
 	@$(BIN)/python -m include.serve down
+
+airflow: $(READY)  ## Airflow's command line for what `make up` started: make airflow RUN="dags list"
+	@$(BIN)/python -m include.serve airflow $(RUN)
 
 env:  ## make .env: the secrets that docker compose needs
 	@python3 -m include.make_env .env

@@ -19,7 +19,9 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import CronDataIntervalTimetable, dag
 
 from include.approval import Approval
+from include.assets import CHAMPION, IMAGES
 from include.form import trigger_form
+from include.notifications import deadline, tell_failure, tell_success
 from include.steps import enough_new, nothing_new, scan_shards, step, trainings
 from tasks.core.settings import settings
 
@@ -37,30 +39,35 @@ from tasks.core.settings import settings
         "max_retry_delay": timedelta(minutes=10),
         "execution_timeout": timedelta(hours=12),
     },
+    on_success_callback=tell_success,
+    on_failure_callback=tell_failure,
+    deadline=deadline(),
     params=trigger_form(),
     tags=["training"],
     doc_md=__doc__,
 )
 def retrain() -> None:
-    snapshot = step("snapshot")
+    snapshot = step("snapshot", inlets=[IMAGES])
     shards, planned = scan_shards(snapshot), trainings()
     enough_new(snapshot) >> [shards, planned, nothing_new()]
     scan = step("scan", snapshot=snapshot, each=shards)
     validate = step("validate", scan=scan)
     eda = step("eda", validate=validate, scan=scan)
     cluster = step("cluster", validate=validate, scan=scan)
+    drift = step("drift", snapshot=snapshot, validate=validate, cluster=cluster, scan=scan)
     resample = step("resample", snapshot=snapshot, validate=validate, cluster=cluster)
     train = step("train", resample=resample, each=planned, pool="gpu")
-    evaluate = step("evaluate", resample=resample, train=train)
+    evaluate = step("evaluate", snapshot=snapshot, validate=validate, cluster=cluster, resample=resample, train=train)
     judged = {"snapshot": snapshot, "resample": resample, "train": train, "evaluate": evaluate}
     approval = Approval(task_id="approve", inputs=judged).output
-    promote = step("promote", given=approval, **judged)
+    promote = step("promote", given=approval, outlets=[CHAMPION], **judged)
     step(
         "report",
         snapshot=snapshot,
         validate=validate,
         eda=eda,
         cluster=cluster,
+        drift=drift,
         resample=resample,
         train=train,
         evaluate=evaluate,

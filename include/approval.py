@@ -37,7 +37,9 @@ class Approval(HITLOperator):
     template_fields: Sequence[str] = ("subject", "body", "inputs")
 
     def __init__(self, *, inputs: Mapping[str, Any], **options: Any) -> None:
-        note = Param("", type="string", title="Note", description="Goes into the decision and the report.")
+        # A note that may be null is one that may be left out: else the form wants it before it takes an answer.
+        text = "May stay empty. Goes into the decision and the report."
+        note = Param(None, type=["null", "string"], title="Note", description=text)
         work = (options.get("default_args") or {}).get("execution_timeout")
         # The operator would take that timeout for how long to wait for the answer, and the DAG's params for the form.
         options |= {"execution_timeout": None, "params": {"note": note}}

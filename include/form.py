@@ -4,36 +4,73 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from tasks.core.params import PRESETS, Params
+from tasks.core.params import PRESETS, Params, Section
+from tasks.core.settings import settings
 
 SECTIONS = ("Data", "Cleaning", "Balancing", "Training", "Evaluation", "Promotion", "Advanced")
 
+LIMITS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+
 
 def trigger_form() -> dict[str, Param]:
-    """A field for each param. An empty field means what the preset says, so only a filled one wins over it."""
-    schema = Params.model_json_schema()["properties"]
-    fields = {name: facts for name, facts in schema.items() if facts.get("section") in SECTIONS}
-    ordered = sorted(fields, key=lambda name: (SECTIONS.index(fields[name]["section"]), name != "preset"))
+    """A field for each param, in the order of the workflow.
+
+    A field that presets set is empty: only where it is filled in, it wins over them. The others hold their default,
+    and a field that `GESSO_PARAMS` sets holds that.
+
+    Raises:
+        ParamsError: `GESSO_PARAMS` can't be used.
+    """
+    Params.of(settings().params)
+    fields = Params.model_json_schema()["properties"]
+    steps = [each for each in Params.__bases__ if issubclass(each, Section)]
+    by_step = dict.fromkeys(["preset", *(name for each in steps for name in each.model_fields)])
+    ordered = sorted(by_step, key=lambda name: SECTIONS.index(fields[name]["section"]))
     return {name: _field(name, fields[name]) for name in ordered}
 
 
 def _field(name: str, facts: dict[str, Any]) -> Param:
-    facts = {key: value for key, value in facts.items() if key != "observed"}
-    default = facts.pop("default", None)
-    for choice in facts.pop("anyOf", ()):
-        if choice["type"] != "null":
-            facts.update(choice)
-    if name == "preset":
-        return Param(default, **facts)
-    presets = [f"{preset}: {values[name]}" for preset, values in PRESETS.items() if name in values]
-    text = " ".join(
-        [facts.pop("description"), f"Default: {default!r}." if default not in (None, "", []) else ""]
-    ).strip()
-    if presets:
-        text += f" Presets: {', '.join(presets)}."
-    if facts["type"] == "array" and "enum" in facts["items"]:
-        facts["examples"] = facts["items"]["enum"]  # a field to choose several from; else one value a line
-    if "enum" in facts:
-        facts["enum"] = [*facts["enum"], None]
-    facts["type"] = ["null", facts["type"]]
-    return Param(None, description=text, **facts)
+    """A param's field: what its schema says, in the words that Airflow's form knows."""
+    kind = next((each for each in facts.get("anyOf", ()) if each["type"] != "null"), facts)
+    # No pattern: what doesn't match it, Airflow refuses without a word on why; the run's first task says why.
+    drawn = {limit: kind[limit] for limit in (*LIMITS, "type", "format", "enum", "items") if limit in kind}
+    drawn |= {"section": facts["section"], "title": _title(name, facts), "description_md": _help(name, facts, kind)}
+    if facts.get("names"):
+        drawn["values_display"] = facts["names"]
+    if "enum" in kind.get("items", {}):
+        drawn["examples"] = kind["items"]["enum"]  # a field to choose several from; else it has one value a line
+    if "enum" not in kind:  # a choice has no empty value unless it names one
+        drawn["type"] = ["null", kind["type"]]
+    return Param(settings().params.get(name, None if _by_preset(name) else facts["default"]), **drawn)
+
+
+def _title(name: str, facts: dict[str, Any]) -> str:
+    by_pydantic = name.replace("_", " ").title()
+    return name.replace("_", " ").capitalize() if facts["title"] == by_pydantic else str(facts["title"])
+
+
+def _by_preset(name: str) -> bool:
+    return any(name in values for values in PRESETS.values())
+
+
+def _help(name: str, facts: dict[str, Any], kind: dict[str, Any]) -> str:
+    """What a param does, allows and is where it isn't given, as Markdown."""
+    said = [facts["description"], _allowed(*(_text(kind[limit]) if limit in kind else "" for limit in LIMITS))]
+    if _by_preset(name):
+        by_preset = (f"{preset} {_text(values.get(name, facts['default']))}" for preset, values in PRESETS.items())
+        said.append(f"Empty: by the preset ({'; '.join(by_preset)}).")
+    links = ", ".join(f"[{words}]({address})" for words, address in facts.get("read", {}).items())
+    said.append(f"Read: {links}." if links else "")
+    return " ".join(filter(None, said))
+
+
+def _allowed(least: str, above: str, most: str, below: str) -> str:
+    """The limits of a number, of which the form draws some and says none."""
+    low, high = least or (above and f"more than {above}"), most or (below and f"less than {below}")
+    return (
+        f"{low} to {high}.".capitalize() if high else f"{'At least ' * bool(least)}{low}.".capitalize() if low else ""
+    )
+
+
+def _text(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else f"{value:,}".removesuffix(".0")

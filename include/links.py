@@ -27,5 +27,5 @@ def prefix() -> str:
 
 
 def report_url(dag_id: str, run_id: str) -> str:
-    """The address of a run's report: the tab in the Airflow UI."""
-    return f"{base_url()}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}/plugin/report"
+    """The address of a run's report: the tab in the Airflow UI, written as the UI does, which else marks no tab."""
+    return f"{base_url()}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe=':+')}/plugin/report"

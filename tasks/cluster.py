@@ -12,6 +12,7 @@ the run names, or else review.csv beside the data set's class folders, if it is 
     sheets/<nn>-photo.jpg, -unsure.jpg, -borderline.jpg   what would be left out, what is unsure, and what lies on both
                       sides of the threshold; sheets.json says of each: class, kind, file, images, keys
     figures/scatter.svg   every image by score and main axis, and scatter.parquet behind it
+    review.csv        the review file, where there is one
 """
 
 import hashlib
@@ -24,7 +25,8 @@ from tasks.core import params
 from tasks.core.artifacts import Artifact, Inputs, Output
 from tasks.core.errors import DataError, NotFound, ParamsError
 from tasks.core.figures import COLOURS, contact_sheet, figure
-from tasks.core.ledger import read_review, read_review_file, review_uri
+from tasks.core.ledger import NO_REVIEW, read_review, read_review_file, review_uri
+from tasks.thumbnails import thumbnails
 from tasks.vision.separation import ClassFinding, Separation, separate
 
 INPUTS = ("validate", "scan*")
@@ -36,20 +38,21 @@ NOT_LISTED = "kept: its class is not among those listed as contaminated"
 COLOUR_OF = {"illustration": COLOURS[0], "photo": COLOURS[1], "unsure": COLOURS[2]}
 
 
-def observe(inputs: Inputs, params: Params, out: Output) -> tuple[dict[str, str] | None, dict[str, str]]:
-    """The verdicts in the review file; its digest goes into the artifact's key.
+def observe(inputs: Inputs, params: Params, out: Output) -> tuple[dict[str, str] | None, tuple[bytes, dict[str, str]]]:
+    """The review file and the verdicts in it; its digest goes into the artifact's key.
 
     Raises:
         ParamsError: there is no such file, or it can't be opened.
         DataError: it is not a review file.
     """
-    review = review_uri(params.review, _dataset(inputs))
-    data = read_review_file(review)
-    if data is None and params.review:
+    dataset = _dataset(inputs)
+    data = read_review_file(params.review, dataset)
+    if data is None and params.review not in ("", NO_REVIEW):
         raise ParamsError(f"review = {params.review!r} can't be read: there is no such file.")
     if data is None:
-        return None, {}
-    return {"review": hashlib.sha256(data).hexdigest()}, read_review(data, review)
+        return None, (b"", {})
+    verdicts = read_review(data, review_uri(params.review, dataset))
+    return {"review": hashlib.sha256(data).hexdigest()}, (data, verdicts)
 
 
 def _dataset(inputs: Inputs) -> str:
@@ -74,7 +77,10 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
     if params.contaminated:
         keep_the_others(images, found, params.contaminated, out)
     verdicts = decide(images, found, params)
-    overrule(verdicts, out.observed, out)
+    review_file, review = out.observed
+    overrule(verdicts, review, out)
+    if review_file:
+        out.path("review.csv").write_bytes(review_file)
     classes = summarise(verdicts, found.classes)
 
     out.table("verdicts.parquet", verdicts)
@@ -198,10 +204,10 @@ def _write_sheets(
             )
             if keys
         ]
-    thumbnails = _thumbnails(scans, {key for *_, keys in chosen for key in keys})
+    pictures = thumbnails(scans, {key for *_, keys in chosen for key in keys})
     sheets: list[dict[str, Any]] = []
     for name, kind, file, keys in chosen:
-        contact_sheet([thumbnails[key] for key in keys], out.path(file))
+        contact_sheet([pictures[key] for key in keys], out.path(file))
         sheets.append({"class": name, "kind": kind, "file": file, "images": len(keys), "keys": keys})
     out.json("sheets.json", sheets)
 
@@ -222,15 +228,6 @@ def _borderline(members: pd.DataFrame, threshold: float) -> list[str]:
     above = open_question["photo_probability"] >= np.float32(threshold)
     half = SHEET_IMAGES // 2
     return open_question.loc[~above, "key"].tolist()[-half:] + open_question.loc[above, "key"].tolist()[:half]
-
-
-def _thumbnails(scans: list[Artifact], keys: set[str]) -> dict[str, bytes]:
-    if not keys:
-        return {}
-    wanted = [("key", "in", sorted(keys))]
-    tables = [pd.read_parquet(scan.path("thumbnails.parquet"), filters=wanted) for scan in scans]
-    together = pd.concat(tables, ignore_index=True)
-    return dict(zip(together["key"], together["jpeg"], strict=True))
 
 
 def _draw_scatter(verdicts: pd.DataFrame, found: Separation, out: Output) -> None:

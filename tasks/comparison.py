@@ -49,7 +49,7 @@ class Rival:
         """
         from tasks.vision import models  # imports TensorFlow, which takes seconds
 
-        artifact = Artifact.find(store, "train", uri.rpartition("/")[2]) or Artifact.open(uri)
+        artifact = Artifact.reopen(store, uri)
         return cls(artifact, models.load(artifact.path("model.keras")), list(artifact.json("labels.json")))
 
     @property
@@ -183,12 +183,18 @@ def compare(duel: Duel, classes: list[str], params: PromoteParams) -> dict[str, 
     differences = metrics.paired_bootstrap(
         duel.truth, duel.champion, duel.candidate, count, params.bootstrap, params.seed
     )
+    test = metrics.mcnemar(duel.truth, duel.champion, duel.candidate)
     return {
         "images": len(duel.truth),
         "candidate_macro_f1": metrics.macro(ours.f1),
         "champion_macro_f1": metrics.macro(theirs.f1),
         "delta_macro_f1": metrics.macro(ours.f1) - metrics.macro(theirs.f1),
         "interval": [float(edge) for edge in np.quantile(differences, INTERVAL)],
+        "mcnemar": {
+            "champion_only": test["only_first"],
+            "candidate_only": test["only_second"],
+            "p": test["p"],
+        },
         "per_class": [
             {
                 "class": name,

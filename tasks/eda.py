@@ -21,6 +21,7 @@ import pandas as pd
 from tasks.core.artifacts import Artifact, Inputs, Output
 from tasks.core.figures import COLOURS, INK, MUTED, contact_sheet, figure, label
 from tasks.core.params import EdaParams
+from tasks.thumbnails import thumbnails
 
 INPUTS = ("validate", "scan*")
 Params = EdaParams
@@ -213,11 +214,11 @@ def write_sheets(
     for kind, shown in groups.groupby("kind"):
         members = list(_members(readable, str(kind), shown["group"].head(GROUPS_SHOWN).tolist()))
         sheets.append({"class": "", "kind": kind, "groups": members})
-    thumbnails = _thumbnails(scans, {key for sheet in sheets for keys in sheet["groups"] for key in keys})
+    pictures = thumbnails(scans, {key for sheet in sheets for keys in sheet["groups"] for key in keys})
     for number, sheet in enumerate(sheets):
         sheet |= {"file": f"sheets/{number:02}.jpg", "images": sum(map(len, sheet["groups"]))}
         columns = SHEET_COLUMNS if sheet["kind"] == "class" else GROUP_COLUMNS
-        tiles = list(_tiles(sheet["groups"], thumbnails, columns))
+        tiles = list(_tiles(sheet["groups"], pictures, columns))
         contact_sheet(tiles, out.path(sheet["file"]), columns)
     return sheets
 
@@ -230,18 +231,11 @@ def _members(readable: pd.DataFrame, kind: str, groups: list[int]) -> Iterator[l
     yield from (keys[group] for group in groups)
 
 
-def _thumbnails(scans: list[Artifact], keys: set[str]) -> dict[str, bytes]:
-    wanted = [("key", "in", sorted(keys))]
-    tables = [pd.read_parquet(scan.path("thumbnails.parquet"), filters=wanted) for scan in scans]
-    table = pd.concat(tables)
-    return dict(zip(table["key"], table["jpeg"], strict=True))
-
-
-def _tiles(groups: list[list[str]], thumbnails: dict[str, bytes], columns: int) -> Iterator[np.ndarray | bytes]:
+def _tiles(groups: list[list[str]], pictures: dict[str, bytes], columns: int) -> Iterator[np.ndarray | bytes]:
     """The thumbnails in order; each group but the last is filled up to a whole row with blanks."""
     blank = np.full((1, 1, 3), 255, np.uint8)
     for number, keys in enumerate(groups):
-        yield from (thumbnails.get(key, blank) for key in keys)
+        yield from (pictures.get(key, blank) for key in keys)
         if number < len(groups) - 1:
             yield from [blank] * (-len(keys) % columns)
 

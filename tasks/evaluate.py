@@ -8,20 +8,37 @@ Accuracy of a class is one-vs-rest: the share of all test images for which "of t
 (TP + TN) / N. Macro averages are means over the classes that have a test image; the scores of the others are NaN in
 the tables, "–" in the CSV, and the classes are named in evaluation.json.
 
+Intervals of F1 are 95% intervals of the bootstrap over test images, drawn within each class. Probabilities are
+calibrated: a temperature is fitted on the validation part (`vision/calibration.py`), and the test part judges it.
+
 Writes, of the best model unless said otherwise,
-  evaluation.json          model (key of its `train` artifact), uri, architecture, models, images, classes, accuracy,
-                           macro {precision, recall, f1}, ece, classes_without_test, cross_validation [{architecture,
-                           folds, mean, deviation, low, high}]: macro F1 over the folds, and its 95% interval
+  evaluation.json          model (key of its `train` artifact), architecture, models, images, classes, accuracy,
+                           macro {precision, recall, f1, f1_low, f1_high}, temperature, ece (expected calibration
+                           error), ece_uncalibrated, export_difference (the largest of the export's probabilities from
+                           the training code's), suspects {judged, found}, classes_without_test, cross_validation
+                           [{architecture, folds, mean, deviation, low, high}]: macro F1 over the folds, and its 95%
+                           interval
   folds.parquet            of each fold: architecture, fold, val_macro_f1, val_accuracy, val_loss, epochs
   leaderboard.parquet      of all models, best first: architecture, model, val_macro_f1, val_accuracy, val_loss,
                            test_macro_f1, test_accuracy, parameters, epochs, chosen
-  classwise.parquet, .csv  class, precision, recall, f1, support, accuracy; the CSV ends with the averages
+  classwise.parquet, .csv  class, precision, recall, f1, f1_low, f1_high, support, accuracy; the CSV ends with the
+                           averages
+  operating.parquet        coverage, confidence, images, accuracy, low, high, errors: how often the model is right where
+                           it answers only from that confidence on; 95% interval
+  slices.parquet           by, slice, images, accuracy, low, high, expected, weak: see `slices.py`
   confusion.parquet        class, then a column for each class: how many of its images were called that
   confused_pairs.parquet   class, predicted, images, share (of the class's test images); most frequent first
   reliability.parquet      bin_low, bin_high, confidence, accuracy, images: 15 bins, Guo et al. 2017
   predictions.parquet      key, class, predicted, confidence, and the probabilities p_0, p_1, … in order of classes
   errors.parquet           key, class, predicted, confidence, p_true: the most confident errors, worst first
   errors.jpg               their images in that order, 8 a row; left out where there are none
+  suspects.parquet         key, class, part, suggested, p_class, p_suggested: images whose label is probably wrong, the
+                           likeliest first (`vision/suspects.py`), among those of validation and test, and with folds
+                           among all that are used
+  suspects.jpg             the first of them, 8 a row; left out where there are none
+  model_card.md, .json     what the model is, was trained on, can do and can't (`card.py`)
+  export/                  the model as a SavedModel: bytes of images in, names and calibrated probabilities out
+                           (`vision/export.py`); checked on test images
   figures/                 confusion.svg, reliability.svg, f1.svg
 """
 
@@ -31,19 +48,31 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tasks import card
 from tasks.core import params
 from tasks.core.artifacts import Artifact, Inputs, Output
-from tasks.core.errors import DataError, ParamsError
+from tasks.core.errors import DataError, GessoError, ParamsError
 from tasks.core.figures import COLOURS, MUTED, contact_sheet, figure, label
 from tasks.core.ledger import write_csv
-from tasks.vision import metrics
+from tasks.slices import described, slices
+from tasks.vision import calibration, metrics
 from tasks.vision.pack import Pack
+from tasks.vision.suspects import label_suspects
 
-INPUTS = ("resample", "train*")
+INPUTS = ("snapshot", "validate", "cluster", "resample", "train*")
 Params = params.EvaluateParams
 
 BATCH = 64
 """Images predicted at a time."""
+
+CHECKED = 32
+"""Test images by which the export is checked."""
+
+COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""Shares of the test images in the operating table."""
+
+INTERVAL = (0.025, 0.975)
+"""Quantiles of the bootstrap that a score's interval lies between."""
 
 CELLS_WITH_COUNTS = 30
 """Up to this many classes the confusion matrix shows its counts; beyond, only colours are legible."""
@@ -55,7 +84,8 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
     models = rank([model for model in trained if not model.params.get("fold")])
     if not models:
         raise ParamsError("Only models of a cross-validation's folds were given: none of them is a candidate.")
-    folds = folds_table([model for model in trained if model.params.get("fold")])
+    of_folds = [model for model in trained if model.params.get("fold")]
+    folds = folds_table(of_folds)
     classes: list[str] = resample.json("classes.json")
     table = resample.table("pack.parquet").sort_values("row")
     test = table[table["part"] == "test"]
@@ -74,47 +104,67 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
         out.log(f"{board[-1]['architecture']}: macro F1 {board[-1]['test_macro_f1']:.4f} on {len(test):,} test images")
     assert best is not None
 
+    temperature = fitted_temperature(models[0], classes)
+    raw, best = best, calibration.calibrated(best, temperature)
     predicted = best.argmax(axis=1)
     scores = metrics.classwise(truth, predicted, len(classes))
     matrix = metrics.confusion(truth, predicted, len(classes))
     right = predicted == truth
     diagram = metrics.reliability(best.max(axis=1), right)
+    resampled = metrics.bootstrap_f1(truth, predicted, len(classes), params.bootstrap, params.seed)
     macro = {name: metrics.macro(getattr(scores, name)) for name in ("precision", "recall", "f1")}
+    macro["f1_low"], macro["f1_high"] = map(float, np.quantile(np.nanmean(resampled, axis=1), INTERVAL))
     facts: dict[str, Any] = {
         "model": models[0].key,
         "architecture": board[0]["architecture"],
         "images": len(test),
         "accuracy": float(right.mean()),
         "ece": metrics.calibration_error(diagram),
+        "temperature": temperature,
     }
-    out.json(
-        "evaluation.json",
-        facts
-        | {
-            "uri": models[0].uri,
-            "models": len(models),
-            "classes": len(classes),
-            "macro": macro,
-            "classes_without_test": [classes[empty] for empty in np.flatnonzero(scores.support == 0)],
-            "cross_validation": cross_validation(folds),
-        },
-    )
+    said = unseen(models[0], of_folds, test, best, temperature)
+    suspects = suspects_table(said, table, classes)
+    difference = write_export(models[0], classes, temperature, pack.gather(test["row"].to_numpy()[:CHECKED]), best, out)
+    evaluation = facts | {
+        "models": len(models),
+        "classes": len(classes),
+        "macro": macro,
+        "ece_uncalibrated": metrics.calibration_error(metrics.reliability(raw.max(axis=1), right)),
+        "export_difference": difference,
+        "suspects": {"judged": len(said), "found": len(suspects)},
+        "classes_without_test": [classes[empty] for empty in np.flatnonzero(scores.support == 0)],
+        "cross_validation": cross_validation(folds),
+    }
+    out.json("evaluation.json", evaluation)
     out.metrics |= facts | {"macro_f1": macro["f1"]}
 
-    table_of_classes = pd.DataFrame({"class": classes, **scores._asdict()})
+    table_of_classes = classwise_table(classes, scores, resampled)
     predictions = predictions_table(test, classes, best)
     errors = worst_errors(test, predictions, params.worst_errors)
     out.table("leaderboard.parquet", pd.DataFrame(board))
     out.table("folds.parquet", folds)
     out.table("classwise.parquet", table_of_classes)
-    write_csv(with_averages(table_of_classes, facts["accuracy"]), out.path("classwise.csv"))
+    write_csv(with_averages(table_of_classes, macro, facts["accuracy"]), out.path("classwise.csv"))
     out.table("confusion.parquet", confusion_table(matrix, classes))
     out.table("confused_pairs.parquet", confused_pairs(matrix, classes))
     out.table("reliability.parquet", pd.DataFrame(diagram._asdict()))
+    table_of_coverage = operating(best.max(axis=1), right)
+    out.table("operating.parquet", table_of_coverage)
+    table_of_slices = slices(described(test, inputs.one("validate"), inputs.one("cluster")), right)
+    out.table("slices.parquet", table_of_slices)
+    snapshot = inputs.one("snapshot").json("snapshot.json")
+    sections = card.sections(
+        snapshot, resample, models[0], evaluation, table_of_classes, table_of_coverage, table_of_slices, params.licence
+    )
+    out.json("model_card.json", sections)
+    out.text("model_card.md", card.markdown(sections, f"Classifier of {snapshot['dataset']}", params.licence))
     out.table("predictions.parquet", predictions)
     out.table("errors.parquet", errors.drop(columns="row"))
     if len(errors):
         contact_sheet(list(pack.gather(errors["row"].to_numpy())), out.path("errors.jpg"), columns=8)
+    out.table("suspects.parquet", suspects.drop(columns="row"))
+    if shown := suspects["row"].to_list()[: params.label_suspects]:
+        contact_sheet(list(pack.gather(np.array(shown))), out.path("suspects.jpg"), columns=8)
     draw_confusion(matrix, classes, out)
     draw_reliability(diagram, facts["ece"], out)
     draw_f1(table_of_classes, macro["f1"], out)
@@ -159,12 +209,19 @@ def check_lineage(resample: Artifact, models: list[Artifact]) -> None:
 
     Raises:
         ParamsError: a model was trained on another pack.
+        DataError: a model tells other classes apart than the pack holds.
     """
+    classes = resample.json("classes.json")
     for model in models:
         if model.inputs["resample"] != resample.key:
             raise ParamsError(
                 f"{model.uri} was not trained on {resample.uri}, so it may have learnt this test part. "
                 f"Give the `resample` artifact that it was trained on."
+            )
+        if (labels := model.json("labels.json")) != classes:
+            raise DataError(
+                f"{model.uri} tells {', '.join(labels)} apart, but {resample.uri} holds {', '.join(classes)}. "
+                f"Train anew."
             )
 
 
@@ -173,6 +230,80 @@ def predict(model: Artifact, pack: Pack, rows: npt.NDArray[np.int64]) -> npt.NDA
     from tasks.vision import models, training  # they import TensorFlow, which takes seconds
 
     return training.predict(models.load(model.path("model.keras")), pack, rows, BATCH)
+
+
+def write_export(
+    model: Artifact,
+    classes: list[str],
+    temperature: float,
+    pixels: npt.NDArray[np.uint8],
+    probabilities: npt.NDArray[np.float32],
+    out: Output,
+) -> float:
+    """Write the model's export, and by how much its probabilities differ at most from those of the training code.
+
+    Args:
+        model: a `train` artifact.
+        classes: its labels.
+        temperature: by which it is calibrated.
+        pixels: some test images.
+        probabilities: what the training code makes of these and perhaps more, calibrated.
+
+    Raises:
+        GessoError: they differ by more than `TOLERANCE`.
+    """
+    from tasks.vision import export, models  # they import TensorFlow, which takes seconds
+
+    folder = out.path("export/saved_model.pb").parent
+    export.write(models.load(model.path("model.keras")), classes, temperature, folder)
+    found = export.difference(export.Export(folder), pixels, classes, probabilities[: len(pixels)])
+    if found > export.TOLERANCE:
+        raise GessoError(
+            f"The export of {model.uri} gives other probabilities than the model itself: they differ by {found:.2g}, "
+            f"at most {export.TOLERANCE:g} is allowed. It would mislead whoever uses it."
+        )
+    return found
+
+
+def fitted_temperature(model: Artifact, classes: list[str]) -> float:
+    """The temperature that calibrates a model, from what it made of its validation part."""
+    table = model.table("validation.parquet")
+    probabilities = table.filter(regex=r"^p_\d+$").to_numpy(np.float32)
+    labels = table["class"].map({name: label for label, name in enumerate(classes)})
+    return calibration.fit_temperature(probabilities, labels.to_numpy(np.int64))
+
+
+def classwise_table(classes: list[str], scores: metrics.Classwise, resampled: metrics.Floats) -> pd.DataFrame:
+    """One row a class, its F1 with the interval."""
+    columns: dict[str, Any] = {"class": classes, **scores._asdict()}
+    low, high = np.full((2, len(classes)), np.nan)
+    there = scores.support > 0
+    low[there], high[there] = np.quantile(resampled[:, there], INTERVAL, axis=0)
+    table = pd.DataFrame(columns)
+    table.insert(4, "f1_low", low)
+    table.insert(5, "f1_high", high)
+    return table
+
+
+def operating(confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]) -> pd.DataFrame:
+    """How often the model is right where it may pass: one row for each of `COVERAGES`."""
+    rows = []
+    for coverage in COVERAGES:
+        threshold, images = metrics.selective(confidence, coverage)
+        hits = int(right[confidence >= threshold].sum())
+        low, high = metrics.wilson(hits, images)
+        rows.append(
+            {
+                "coverage": images / len(right),
+                "confidence": threshold,
+                "images": images,
+                "accuracy": hits / images,
+                "low": low,
+                "high": high,
+                "errors": images - hits,
+            }
+        )
+    return pd.DataFrame(rows).drop_duplicates("images", ignore_index=True)
 
 
 def standing(
@@ -213,6 +344,39 @@ def worst_errors(test: pd.DataFrame, predictions: pd.DataFrame, count: int) -> p
     return errors[["key", "class", "predicted", "confidence", "p_true", "row"]].head(count)
 
 
+def unseen(
+    model: Artifact, folds: list[Artifact], test: pd.DataFrame, tested: npt.NDArray[np.float32], temperature: float
+) -> pd.DataFrame:
+    """Calibrated probabilities [p_0, p_1, …] by key, by models that were not trained on the image.
+
+    Those of the test part are `tested`; of the validation part the model's own; with a cross-validation of the same
+    network its folds' instead, which judge the training part too.
+    """
+    same = [fold for fold in folds if fold.metrics["architecture"] == model.metrics["architecture"]]
+    tables = [one.table("validation.parquet").set_index("key").filter(regex=r"^p_\d+$") for one in same or [model]]
+    held_out = pd.concat(tables)
+    held_out[:] = calibration.calibrated(held_out.to_numpy(np.float32), temperature)
+    return pd.concat([held_out, pd.DataFrame(tested, test["key"].to_numpy(), held_out.columns)])
+
+
+def suspects_table(said: pd.DataFrame, table: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """The images whose label is probably wrong, the likeliest first, with their row in the pack."""
+    images = table.set_index("key").loc[said.index]
+    labels, probabilities = images["label"].to_numpy(), said.to_numpy()
+    found = label_suspects(labels, probabilities)
+    best = probabilities[found].argmax(axis=1)
+    columns: dict[str, Any] = {
+        "key": said.index[found],
+        "class": images["class"].to_numpy()[found],
+        "part": images["part"].to_numpy()[found],
+        "suggested": pd.array([classes[label] for label in best], "str"),
+        "p_class": probabilities[found, labels[found]],
+        "p_suggested": probabilities[found, best],
+        "row": images["row"].to_numpy()[found],
+    }
+    return pd.DataFrame(columns).sort_values(["p_class", "key"], ignore_index=True)
+
+
 def confusion_table(matrix: metrics.Counts, classes: list[str]) -> pd.DataFrame:
     """The matrix as a table; a column whose class shares its name with another column gets a prime."""
     columns: dict[str, Any] = {"class": classes}
@@ -239,10 +403,11 @@ def confused_pairs(matrix: metrics.Counts, classes: list[str]) -> pd.DataFrame:
     return pairs.sort_values(order, ascending=[False, False, True, True], ignore_index=True)
 
 
-def with_averages(table: pd.DataFrame, accuracy: float) -> pd.DataFrame:
+def with_averages(table: pd.DataFrame, macro: dict[str, float], accuracy: float) -> pd.DataFrame:
     """The table as text with four decimals, and below it the macro averages and the accuracy over all images."""
-    scores = ["precision", "recall", "f1", "accuracy"]
+    scores = ["precision", "recall", "f1", "f1_low", "f1_high", "accuracy"]
     means: dict[str, Any] = {"class": "macro average", "support": table["support"].sum(), **table[scores].mean()}
+    means |= {name: macro[name] for name in ("f1_low", "f1_high")}
     overall: dict[str, Any] = {"class": "all images", "support": table["support"].sum(), "accuracy": accuracy}
     table = pd.concat([table, pd.DataFrame([means, overall])], ignore_index=True)
     table[scores] = table[scores].map(lambda score: "–" if np.isnan(score) else f"{score:.4f}")

@@ -12,7 +12,7 @@ import pandas as pd
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import read_champion
 from tasks.core.errors import DataError, NotFound, ParamsError
-from tasks.core.ledger import read_review_file, review_uri
+from tasks.core.ledger import read_review_file
 from tasks.core.store import Store
 
 
@@ -63,13 +63,12 @@ def since_champion(store: Store, snapshot: Artifact, review: str) -> News | None
     if champion is None:
         return None
     try:
-        model = Artifact.find(store, "train", champion.model.rpartition("/")[2]) or Artifact.open(champion.model)
-        resample = _input(store, model, "resample")
-        cluster = _input(store, resample, "cluster")
-        data = difference(_input(store, resample, "snapshot"), snapshot)
+        resample = Artifact.reopen(store, champion.model).made_of("resample")
+        cluster = resample.made_of("cluster")
+        data = difference(resample.made_of("snapshot"), snapshot)
     except (DataError, NotFound, ParamsError):
         return None
-    file = read_review_file(review_uri(review, dataset))
+    file = read_review_file(review, dataset)
     digest = None if file is None else hashlib.sha256(file).hexdigest()
     return News(data, review_edited=(cluster.manifest["observed"] or {}).get("review") != digest)
 
@@ -89,14 +88,6 @@ def difference(before: Artifact, after: Artifact) -> Difference:
         new_classes=sorted(classes_now - classes_then),
         gone_classes=sorted(classes_then - classes_now),
     )
-
-
-def _input(store: Store, artifact: Artifact, name: str) -> Artifact:
-    key = str(artifact.inputs[name])
-    found = Artifact.find(store, name, key)
-    if found is None:
-        raise NotFound(f"The artifact {name}/{key} is gone.")
-    return found
 
 
 def _images(snapshot: Artifact) -> pd.DataFrame:

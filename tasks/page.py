@@ -87,7 +87,7 @@ class Pictures:
         if not artifact.has(name):
             return None
         data = artifact.path(name).read_bytes()
-        picture = {"title": title, "caption": caption, "where": f"{artifact.store.uri}/{artifact.key_of(name)}"}
+        picture = {"title": title, "caption": caption, "where": f"{name} in {artifact.folder}"}
         if len(data) > self.left:
             return picture | {"source": "", "width": 0, "height": 0, "drawn": False}
         self.left -= len(data)

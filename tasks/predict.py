@@ -1,11 +1,11 @@
-"""Predict the class of images with a trained model.
+"""Predict the class of images with a model's export, which gives calibrated probabilities.
 
 Prints class and probability of each image, and writes a table of them: image, class, probability, error, and with
 --top 3 also class_2, probability_2, class_3, probability_3. An image that can't be read is printed and listed with the
 reason. Ends with 1 where not one could be read.
 
     gesso predict a.png b.jpg scans/                       # files, folders; the champion of the only data set
-    gesso predict --model URI s3://bucket/inbox/           # a `train` artifact; an image or all below a prefix
+    gesso predict --model URI s3://bucket/inbox/           # an `evaluate` artifact; an image or all below a prefix
 """
 
 import argparse
@@ -84,7 +84,7 @@ def _options(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, s3://bucket/key or s3://prefix/")
     parser.add_argument(
-        "--model", default="champion", help="champion, or the URI of a train artifact (default: %(default)s)"
+        "--model", default="champion", help="champion, or the URI of an evaluate artifact (default: %(default)s)"
     )
     parser.add_argument("--dataset", help="whose champion (default: that of the only data set that has one)")
     parser.add_argument("--store", default=settings().store_uri, help="where artifacts are (default: %(default)s)")
@@ -94,21 +94,27 @@ def _options(words: list[str]) -> argparse.Namespace:
 
 
 def find_model(model: str, dataset: str | None, store: Store) -> Artifact:
-    """The `train` artifact that `--model` and `--dataset` name.
+    """The `evaluate` artifact that `--model` and `--dataset` name: it holds the model's export.
 
     Raises:
-        DataError: there is no champion, or there are several and no data set was named.
-        ParamsError, NotFound: the URI is not that of a `train` artifact.
+        DataError: there is no champion, it has no export, or there are several and no data set was named.
+        ParamsError, NotFound: the URI is not that of an `evaluate` artifact.
     """
     if model == "champion":
-        model = find_champion(dataset, store).model
-        # In this store, even where it was moved since the champion was named.
-        found = Artifact.find(store, "train", model.rpartition("/")[2])
-        if found:
-            return found
+        champion = find_champion(dataset, store)
+        model = champion.evaluation
+        if not model:
+            raise DataError(
+                f"The champion {champion.model} has no export. Run the workflow again, or name another model with "
+                f"--model URI."
+            )
+        return Artifact.reopen(store, model)
     artifact = Artifact.open(model)
-    if artifact.step != "train":
-        raise ParamsError(f"{model} was made by {artifact.step!r}; expected the URI of a `train` artifact.")
+    if artifact.step != "evaluate":
+        raise ParamsError(
+            f"{model} was made by {artifact.step!r}; expected the URI of an `evaluate` artifact, which holds "
+            f"the export of the model that it chose."
+        )
     return artifact
 
 
@@ -171,14 +177,14 @@ def predict(artifact: Artifact, pictures: Iterable[Picture], top: int) -> Iterat
     """A row of the table for each image, in their order; so many are held in memory as a batch has.
 
     Args:
-        artifact: a `train` artifact.
+        artifact: an `evaluate` artifact.
         pictures: the images.
         top: how many classes an image.
     """
-    from tasks.vision import models  # imports TensorFlow, which takes seconds
+    from tasks.vision.export import Export  # imports TensorFlow, which takes seconds
 
-    model, labels = models.load(artifact.path("model.keras")), artifact.json("labels.json")
-    size = int(model.input_shape[1])
+    model = Export(artifact.directory("export"))
+    size = model.size
     max_pixels = round(ScanParams().max_megapixels * 1e6)
 
     def read(picture: Picture) -> images.Pixels | str:
@@ -192,16 +198,14 @@ def predict(artifact: Artifact, pictures: Iterable[Picture], top: int) -> Iterat
         while batch := list(itertools.islice(waiting, BATCH)):
             read_ones = list(pool.map(read, batch))
             pixels = [one for one in read_ones if not isinstance(one, str)]
-            answers = iter(model.predict_on_batch(np.stack(pixels)) if pixels else ())
+            answers = iter(zip(*model.of_pixels(np.stack(pixels)), strict=True) if pixels else ())
             for picture, one in zip(batch, read_ones, strict=True):
-                error, best = (one, []) if isinstance(one, str) else ("", _best(next(answers), labels, top))
+                error, best = (one, []) if isinstance(one, str) else ("", _best(*next(answers), top))
                 yield _row(picture.name, error, best)
 
 
-def _best(probabilities: npt.NDArray[np.float32], labels: list[str], top: int) -> list[tuple[str, float]]:
-    """The most probable classes and their probabilities, best first."""
-    order = np.argsort(-probabilities, kind="stable")[:top]
-    return [(labels[at], float(probabilities[at])) for at in order]
+def _best(names: list[str], probabilities: npt.NDArray[np.float32], top: int) -> list[tuple[str, float]]:
+    return [(name, float(probability)) for name, probability in zip(names[:top], probabilities[:top], strict=True)]
 
 
 def _row(image: str, error: str, best: list[tuple[str, float]]) -> dict[str, Any]:

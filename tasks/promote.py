@@ -16,11 +16,12 @@ gets the images from the data set again, at its size. Classes are matched by nam
 doesn't know count as wrong for it. A champion that can't be opened any more counts as none.
 
 A candidate that fails a check is a successful run whose verdict is HOLD. Writes
-  decision.json  verdict ("PROMOTE" | "HOLD"), candidate {model, uri, architecture, macro_f1}, champion (null or the
-                 same, its macro_f1 on the compared images), reasons [{check, passed, observed, required, message}],
+  decision.json  verdict ("PROMOTE" | "HOLD"), candidate {model, artifact, architecture, macro_f1}, champion (null or
+                 the same, its macro_f1 on the compared images), reasons [{check, passed, observed, required, message}],
                  comparison (null or {images, candidate_macro_f1, champion_macro_f1, delta_macro_f1,
-                 interval [low, high], per_class [{class, images, champion_f1, candidate_f1, delta}]}), notes [text],
-                 approval (null or {answer, by, note})
+                 interval [low, high], mcnemar {champion_only, candidate_only, p}: images that one of them alone got
+                 right and McNemar's exact test, which decides nothing; per_class [{class, images, champion_f1,
+                 candidate_f1, delta}]}), notes [text], approval (null or {answer, by, note})
 
 The pointer to the champion moves before this artifact is committed, so a crash between the two repeats safely: a model
 that is the champion already is measured against the one that it replaced.
@@ -32,7 +33,7 @@ from typing import Any
 from tasks.comparison import Rival, compare, fight
 from tasks.core import params
 from tasks.core.artifacts import Artifact, Inputs, Output
-from tasks.core.champion import Champion, move_champion, read_champion
+from tasks.core.champion import Champion, key_of, move_champion, read_champion
 from tasks.core.errors import DataError, NotFound, ParamsError, StoreError
 from tasks.core.store import Store
 
@@ -83,8 +84,7 @@ def run(inputs: Inputs, params: params.PromoteParams, out: Output) -> None:
     for check in checks:
         out.log(f"{'passed' if check.passed else 'FAILED'}  {check.check}: {check.message}")
     if verdict == "PROMOTE":
-        since = str(inputs.one("evaluate").manifest["made_at"])
-        put_in_use(out.store, dataset(inputs), candidate, pointer, etag, since)
+        put_in_use(out.store, dataset(inputs), candidate, inputs.one("evaluate"), pointer, etag)
 
     out.json(
         "decision.json",
@@ -125,11 +125,6 @@ def chosen(inputs: Inputs) -> Artifact:
         if model.key == evaluate.metrics["model"]:
             return model
     raise ParamsError(f"{evaluate.uri} chose a model that is not among the `train` artifacts given.")
-
-
-def key_of(uri: str) -> str:
-    """The key of the artifact at a URI: it stays the same where the store was moved."""
-    return uri.rpartition("/")[2]
 
 
 def opponent(pointer: Champion | None, candidate: Artifact) -> str | None:
@@ -214,14 +209,14 @@ def facts(model: Artifact, macro_f1: float | None) -> dict[str, Any]:
     """A model as the decision names it."""
     return {
         "model": model.key,
-        "uri": model.uri,
+        "artifact": model.folder,
         "architecture": model.metrics["architecture"],
         "macro_f1": macro_f1,
     }
 
 
 def put_in_use(
-    store: Store, name: str, candidate: Artifact, pointer: Champion | None, etag: str | None, since: str
+    store: Store, name: str, candidate: Artifact, evaluation: Artifact, pointer: Champion | None, etag: str | None
 ) -> None:
     """Make the candidate the champion of a data set, unless it is already.
 
@@ -230,7 +225,12 @@ def put_in_use(
     """
     if pointer and key_of(pointer.model) == candidate.key:
         return
-    champion = Champion(candidate.uri, previous=pointer.model if pointer else None, since=since)
+    champion = Champion(
+        candidate.uri,
+        previous=pointer.model if pointer else None,
+        since=str(evaluation.manifest["made_at"]),
+        evaluation=evaluation.uri,
+    )
     if move_champion(store, name, champion, etag):
         return
     now, _ = read_champion(store, name)

@@ -10,7 +10,7 @@ markup. Templates: `templates/report.html.j2` and what it includes.
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -24,7 +24,7 @@ from tasks.core.step import NAMES
 from tasks.core.store import Store
 from tasks.page import Pictures, is_missing, render
 
-INPUTS = ("snapshot", "validate", "eda", "cluster", "resample", "train*?", "evaluate?", "promote?")
+INPUTS = ("snapshot", "validate", "eda", "cluster", "drift", "resample", "train*?", "evaluate?", "promote?")
 RESOURCES = (
     "templates/report.html.j2",
     "templates/report.css",
@@ -32,6 +32,7 @@ RESOURCES = (
     "templates/report_plan.html.j2",
     "templates/report_verdict.html.j2",
     "templates/report_results.html.j2",
+    "templates/report_card.html.j2",
     "templates/report_data.html.j2",
     "templates/report_run.html.j2",
 )
@@ -66,9 +67,10 @@ def run(inputs: Inputs, params: ReportParams, out: Output) -> None:
     judged = inputs.has("promote")
     page = {
         "judged": judged,
-        **(_results(inputs, pictures) if judged else plan(inputs.one("resample"), params, out.observed)),
+        **(_results(inputs, params, pictures) if judged else plan(inputs.one("resample"), params, out.observed)),
         **_photographs(inputs.one("cluster"), pictures),
         **_data(inputs, pictures),
+        **_drift(inputs.one("drift"), pictures),
         **_balance(inputs.one("resample")),
         **_made(inputs),
     }
@@ -154,7 +156,19 @@ def plan(resample: Artifact, params: ReportParams, speeds: dict[str, float]) -> 
     return {"plan": rows, "drawn": drawn, "epochs": params.epochs}
 
 
-def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
+def cost(metrics: Mapping[str, Any], hour_price: float) -> dict[str, Any]:
+    """What a training took, as far as it noted it: seconds, those until its best epoch, GPU-seconds, and the price."""
+    seconds, to_best = metrics.get("training_seconds"), metrics.get("seconds_to_best")
+    gpus = metrics.get("gpus")
+    return {
+        "seconds": seconds,
+        "seconds_to_best": to_best,
+        "gpu_seconds": seconds * gpus if seconds and gpus else None,
+        "price": seconds / 3600 * hour_price if seconds and hour_price else None,
+    }
+
+
+def _results(inputs: Inputs, params: ReportParams, pictures: Pictures) -> dict[str, Any]:
     decision = inputs.one("promote").json("decision.json")
     evaluate, resample = inputs.one("evaluate"), inputs.one("resample")
     evaluation = evaluate.json("evaluation.json")
@@ -174,12 +188,22 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
         "changes": changes(decision),
         "evaluation": evaluation,
         "classwise": _rows(classwise),
+        "card": evaluate.json("model_card.json"),
+        "card_uri": _where(evaluate, "model_card.md"),
+        "evaluate_uri": evaluate.uri,
+        "operating": _rows(evaluate.table("operating.parquet")),
+        "slices": _rows(evaluate.table("slices.parquet")),
         "pairs": _rows(pairs.head(12)),
         "need": in_need(classwise, counts, photos, pairs, min_per_class),
         "min_per_class": min_per_class,
         "figures": [shown for figure in figures if (shown := pictures.of(evaluate, *figure))],
         "gallery": pictures.of(evaluate, "errors.jpg", "Worst errors", "Wrong, and most sure of it, first."),
         "errors": _rows(evaluate.table("errors.parquet")) if evaluate.has("errors.parquet") else [],
+        "suspect_gallery": pictures.of(
+            evaluate, "suspects.jpg", "Labels to check", "The least probable label first, as many as fit."
+        ),
+        "suspects": _rows(evaluate.table("suspects.parquet")),
+        "hour_price": params.hour_price,
         "leaderboard": _rows(evaluate.table("leaderboard.parquet")),
         "folds": _rows(evaluate.table("folds.parquet")),
         "models": [
@@ -187,7 +211,8 @@ def _results(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
                 "name": model.params["architecture"],
                 "chosen": model.key == evaluation["model"],
                 "metrics": model.metrics,
-                "uri": model.uri,
+                "folder": model.folder,
+                "cost": cost(model.metrics, params.hour_price),
                 "curves": pictures.of(model, "curves.svg", f"Learning curves: {model.params['architecture']}"),
                 "batch": pictures.of(model, "train_batch.jpg", "What the network sees", "Augmented training images."),
             }
@@ -240,6 +265,17 @@ def _data(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:
     }
 
 
+def _drift(drift: Artifact, pictures: Pictures) -> dict[str, Any]:
+    facts = drift.json("drift.json")
+    caption = "New images that moved it most, the strongest first."
+    sheets = [
+        pictures.of(drift, row["sheet"], row["measure"].capitalize(), caption)
+        for row in facts["measures"]
+        if row["sheet"]
+    ]
+    return {"drift": facts, "drift_sheets": sheets}
+
+
 def _balance(resample: Artifact) -> dict[str, Any]:
     ledger = resample.table("ledger.parquet", ["class", "verdict"])
     table = pd.crosstab(ledger["class"], ledger["verdict"])
@@ -251,13 +287,13 @@ def _balance(resample: Artifact) -> dict[str, Any]:
         "ledger_totals": totals,
         "ledger_images": len(ledger),
         "verdicts": {name: VERDICTS[name] for name in verdicts},
-        "ledger_uri": _where(resample, "ledger.csv"),
+        "ledger_file": _where(resample, "ledger.csv"),
         "used": totals.get("kept", 0),
     }
 
 
 def _where(artifact: Artifact, name: str) -> str:
-    return f"{artifact.store.uri}/{artifact.key_of(name)}" if artifact.has(name) else ""
+    return f"{name} in {artifact.folder}" if artifact.has(name) else ""
 
 
 def lineage(artifacts: Iterable[Artifact]) -> list[Artifact]:
@@ -306,5 +342,4 @@ def _made(inputs: Inputs) -> dict[str, Any]:
             for artifact in artifacts
         ],
         "seconds": sum(artifact.seconds for artifact in artifacts),
-        "store": inputs.one("resample").store.uri,
     }

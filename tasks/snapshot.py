@@ -1,20 +1,19 @@
 """List the data set as of an instant.
 
 Every image is `class/…/name.ext` below a folder or an s3://bucket/prefix. In a bucket that keeps versions the list is
-exact: the objects that were current at that instant, deleted ones included. Elsewhere it goes by modification time and
-says that it is approximate. Hidden and system files, files outside a class folder and files that are no images by
+exact: the objects that were current at that instant, deleted ones included. Elsewhere it goes by modification time, and
+the snapshot says that it does. Hidden and system files, files outside a class folder and files that are no images by
 their extension are ignored and counted. A snapshot is addressed by what it lists, so an unchanged data set gives the
 same snapshot at any instant.
 
 Writes:
     images.parquet  key, class, bytes, etag, version, modified; sorted by key
-    snapshot.json   dataset, as_of, exact, note, images, bytes, newest, classes {name: images}, ignored {reason: files}
+    snapshot.json   dataset, versioned, note, images, bytes, newest, classes {name: images}, ignored {reason: files}
 """
 
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -33,6 +32,10 @@ Params = params.SnapshotParams
 
 EXTENSIONS = frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "gif", "webp", "bmp", "dib", "tif", "tiff"})
 SYSTEM_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"})
+NO_VERSIONS = (
+    "This data set keeps no versions: as of an earlier instant it is listed by modification time, and images "
+    "overwritten or deleted since are not seen as they were."
+)
 REASONS = 20  # different reasons are counted apart up to here: a file's extension can be anything
 
 
@@ -41,8 +44,7 @@ class Listing:
     """The data set's images at an instant, and what beside them was left out."""
 
     dataset: str
-    exact: bool
-    note: str
+    versioned: bool
     images: pd.DataFrame
     ignored: dict[str, int]
 
@@ -76,9 +78,8 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
         "snapshot.json",
         {
             "dataset": listing.dataset,
-            "as_of": params.as_of.isoformat() if params.as_of else None,
-            "exact": listing.exact,
-            "note": listing.note,
+            "versioned": listing.versioned,
+            "note": "" if listing.versioned else NO_VERSIONS,
             "images": len(images),
             "bytes": size,
             "newest": images["modified"].max().isoformat(),
@@ -92,7 +93,7 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
         "classes": len(classes),
         "bytes": size,
         "ignored": ignored,
-        "exact": listing.exact,
+        "versioned": listing.versioned,
     }
 
 
@@ -100,17 +101,18 @@ def take(dataset: str, as_of: datetime | None, out: Output) -> Listing:
     """The data set at `dataset` (a folder or an S3 URI) as of an instant (None: now). Raises as `observe`."""
     store = _open(dataset)
     try:
-        objects, exact, note = _objects(store, as_of)
-        columns = _Columns()
-        for number, found in enumerate(objects, start=1):
-            columns.add(found, None if exact else as_of)
+        versions = store.list_as_of("", as_of or datetime.max.replace(tzinfo=UTC))
+        columns = _Columns(newest=as_of if versions is None else None)
+        for number, found in enumerate(store.list() if versions is None else versions, start=1):
+            columns.add(found)
             if number % 100_000 == 0:
                 out.log(f"snapshot: {number:,} objects listed")
     except (NotFound, Denied) as error:
         raise DataError(str(error)) from error
     ignored = dict(sorted(columns.ignored.items()))
     images = columns.frame()
-    left_out = "; ".join(f"{count:,} {reason}" for reason, count in ignored.items()) or "nothing"
+    counted = {**ignored, "newer than that": columns.newer}
+    left_out = "; ".join(f"{count:,} {reason}" for reason, count in counted.items() if count) or "nothing"
     when = f" as of {as_of.isoformat()}" if as_of else ""
     if images.empty:
         raise DataError(f"There are no images below {store.uri}{when}. Expected class/name.jpg. Ignored: {left_out}.")
@@ -119,7 +121,7 @@ def take(dataset: str, as_of: datetime | None, out: Output) -> Listing:
             f"There is only one class below {store.uri}{when}: {images['class'].iloc[0]!r}, {len(images):,} images. A "
             f"classifier needs two or more: a folder each, class/name.jpg. Ignored: {left_out}."
         )
-    return Listing(store.uri, exact, note, images, ignored)
+    return Listing(store.uri, versions is not None, images, ignored)
 
 
 def why_ignored(key: str) -> str | None:
@@ -160,23 +162,12 @@ def _open(dataset: str) -> Store:
     raise DataError(f"The data set's folder {folder} {what}. Expected a folder that holds class/name.jpg.")
 
 
-def _objects(store: Store, as_of: datetime | None) -> tuple[Iterator[Object], bool, str]:
-    """The objects to choose from, whether they are exactly those of the instant, and what to say if not."""
-    versions = store.list_as_of("", as_of or datetime.max.replace(tzinfo=UTC))
-    if versions is not None:
-        return versions, True, ""
-    if as_of is None:
-        return store.list(), True, ""
-    return store.list(), False, (
-        "Approximate: this store keeps no versions, so the images are chosen by modification time. Images overwritten "
-        "or deleted since that instant are not seen as they were."
-    )  # fmt: skip
-
-
 @dataclass
 class _Columns:
     """The table's columns while they grow: a million images as rows of objects would take a gigabyte."""
 
+    newest: datetime | None  # what is newer is left out: the data set is listed as of an instant, but keeps no versions
+    newer: int = 0
     key: list[str] = field(default_factory=list)
     size: "array[int]" = field(default_factory=lambda: array("q"))
     etag: list[str] = field(default_factory=list)
@@ -184,10 +175,11 @@ class _Columns:
     modified: "array[int]" = field(default_factory=lambda: array("q"))  # microseconds since 1970
     ignored: Counter[str] = field(default_factory=Counter)
 
-    def add(self, found: Object, newest: datetime | None) -> None:
+    def add(self, found: Object) -> None:
+        if self.newest is not None and found.modified > self.newest:
+            self.newer += 1
+            return
         reason = why_ignored(found.key)
-        if reason is None and newest is not None and found.modified > newest:
-            reason = "newer than the snapshot's instant"
         if reason is not None:
             many = len(self.ignored) >= REASONS and reason not in self.ignored
             self.ignored["not images (others)" if many else reason] += 1

@@ -14,6 +14,7 @@ Writes:
     findings.json        [{expectation, severity, success, observed, allowed, message}]
     validation.json      Great Expectations' results
     data_docs/index.html the same to read, in one page that loads nothing
+    expectations.yaml    the contract that was checked
 """
 
 import hashlib
@@ -44,7 +45,9 @@ READABLE = (
 )  # fmt: skip
 
 
-def observe(inputs: Inputs, params: Params, out: Output) -> tuple[dict[str, str], list[contract.Expectation]]:
+def observe(
+    inputs: Inputs, params: Params, out: Output
+) -> tuple[dict[str, str], tuple[bytes, list[contract.Expectation]]]:
     """Read the contract; the digest of its file goes into the artifact's key.
 
     Raises:
@@ -56,7 +59,7 @@ def observe(inputs: Inputs, params: Params, out: Output) -> tuple[dict[str, str]
         data = open_store(folder or slash or ".").get(name)
     except NotFound as error:
         raise ParamsError(f"expectations = {uri!r} can't be read. {error}") from None
-    return {"expectations": hashlib.sha256(data).hexdigest()}, contract.parse_suite(data, name)
+    return {"expectations": hashlib.sha256(data).hexdigest()}, (data, contract.parse_suite(data, name))
 
 
 def run(inputs: Inputs, params: Params, out: Output) -> None:
@@ -66,7 +69,8 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
         DataError: an expectation of severity "error" is not met; names each, what was seen and what is allowed.
         ParamsError: an expectation can't be checked.
     """
-    suite: list[contract.Expectation] = out.observed
+    contract_file, suite = out.observed
+    out.path("expectations.yaml").write_bytes(contract_file)
     where = params.expectations or f"the built-in {BUILT_IN.name}"
     scans = [shard.table("scan.parquet") for shard in inputs.many("scan")]
     images = pd.concat(scans, ignore_index=True).sort_values("key", ignore_index=True)

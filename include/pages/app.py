@@ -1,6 +1,8 @@
 """The pages' routes, and who may ask for what.
 
     {dag_id}/{run_id}/report                         the run's report; while there is none, its steps so far
+    {dag_id}/{run_id}/report/{artifact}/{number}     a picture of the report; report.html: the report as one file
+    {dag_id}/{run_id}/files/{step}/{artifact}/{name} a picture or a table that a step wrote
     {dag_id}/{run_id}/ledger                         the ledger; ledger.csv, thumbnails/…
     {dag_id}/{run_id}/review                         POST: overrule images in the review file; review.csv: download it
     {dag_id}/history, {dag_id}/compare?run=&run=     the DAG's runs, and two of them side by side
@@ -32,7 +34,18 @@ from include.links import base_url, prefix
 from include.links import page as link
 from include.pages import history as runs_history
 from include.pages import ledger as runs_ledger
-from include.pages.runs import ENDED, Run, find_run, newest_runs, steps_so_far, task_states
+from include.pages import report as runs_report
+from include.pages.runs import (
+    Records,
+    Run,
+    begun_run,
+    find_run,
+    newest_records,
+    open_file,
+    progress,
+    runs_of,
+    steps_so_far,
+)
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import GessoError, NotFound
 from tasks.core.ledger import REVIEW_VERDICTS, VERDICTS, Overruling, load_review, review_csv, review_uri, save_review
@@ -43,8 +56,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 #: Nothing runs, nothing is loaded from elsewhere, and no other site may frame it or be sent its forms.
 POLICY = "default-src 'none'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'self'"
 PAGE_POLICY = f"{POLICY}; style-src 'self'; form-action 'self'"
-#: The report brings its own style. It is sandboxed: whatever is in it, it is not of this site.
-REPORT_POLICY = f"{POLICY}; style-src 'unsafe-inline'; form-action 'none'; sandbox"
+#: The report brings its own style. It is sandboxed: no script runs and no form is sent, whatever is in it. It is of
+#: this site all the same, else the browser would not say who asks for its pictures.
+REPORT_POLICY = f"{POLICY}; style-src 'unsafe-inline'; form-action 'none'; sandbox allow-same-origin allow-downloads"
+#: A drawing by itself is of no site.
+FILE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+
+#: For what stays as it is as long as its address does.
+FOREVER = {"Cache-Control": "private, max-age=86400, immutable"}
 
 #: How long a form may stay open before it is sent, in seconds.
 FORM_SECONDS = 12 * 3600
@@ -118,39 +137,58 @@ def report(dag_id: str, run_id: str, request: Request, wait: bool = True) -> Res
     made = run.artifacts("report") if run else []
     if made:
         return _report(made[-1], request)
-    state, states = task_states(dag_id, run_id)
-    if run is None and not state:
+    airflow = progress(dag_id, run_id)
+    if run is None and not airflow.state:
         raise NotFound(f"There is no run {run_id} of {dag_id}, or none that Gesso's steps belong to.")
-    record = run.record if run else {"steps": {}}
-    goes_on = bool(state) and state not in ENDED
+    run = run or begun_run(dag_id, run_id)
+    steps = steps_so_far(run, airflow)
     context = {
-        "dag_id": dag_id,
-        "run_id": run_id,
-        "state": state,
-        "goes_on": goes_on,
-        "waits": goes_on and wait,
+        "run": run,
+        "airflow": airflow,
+        "waits": airflow.goes_on and wait,
         "seconds": RELOAD_SECONDS,
-        "record": record,
-        "steps": steps_so_far(record, states),
-        "has_ledger": bool(record["steps"].get("resample")),
+        "steps": steps,
+        "done": sum(step["state"] == "success" for step in steps),
     }
-    return _page("steps.html.j2", context, headers={"Refresh": str(RELOAD_SECONDS)} if goes_on and wait else None)
+    return _page("steps.html.j2", context, headers={"Refresh": str(RELOAD_SECONDS)} if context["waits"] else None)
+
+
+@app.get("/{dag_id}/{run_id}/files/{step}/{artifact}/{name:path}", dependencies=[may_see])
+def file(dag_id: str, run_id: str, step: str, artifact: str, name: str) -> Response:
+    data, kind = open_file(find_run(dag_id, run_id), step, artifact, name)
+    if kind == "text/csv":
+        return _download(data, Path(name).name)
+    return Response(data, media_type=kind, headers={**FOREVER, "Content-Security-Policy": FILE_POLICY})
 
 
 def _report(artifact: Artifact, request: Request) -> Response:
     headers = {"Content-Security-Policy": REPORT_POLICY, "ETag": f'"{artifact.key}"'}
     if request.headers.get("If-None-Match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    packed = _packed(artifact.uri)
+    return _packed(runs_report.packed(artifact), request, headers)
+
+
+def _packed(html: bytes, request: Request, headers: Mapping[str, str] | None = None) -> Response:
+    """A page that is compressed with gzip already; unpacked for the rare client that can't."""
     if "gzip" not in request.headers.get("Accept-Encoding", ""):
-        return HTMLResponse(gzip.decompress(packed), headers=headers)
-    return HTMLResponse(packed, headers={**headers, "Content-Encoding": "gzip"})
+        return HTMLResponse(gzip.decompress(html), headers=headers)
+    return HTMLResponse(html, headers={**(headers or {}), "Content-Encoding": "gzip"})
 
 
-@lru_cache(8)
-def _packed(uri: str) -> bytes:
-    """A report as it is sent. Airflow would compress it anew for each reader."""
-    return gzip.compress(Artifact.open(uri).path("report.html").read_bytes(), 1, mtime=0)
+@app.get("/{dag_id}/{run_id}/report/{artifact}/{number}", dependencies=[may_see])
+def report_picture(dag_id: str, run_id: str, artifact: str, number: int) -> Response:
+    made = find_run(dag_id, run_id).artifact("report")
+    if made.key != artifact:
+        raise NotFound("The run was repeated meanwhile and has another report now. Open it anew.")
+    data, kind = runs_report.picture(made, number)
+    return Response(data, media_type=kind, headers={**FOREVER, "Content-Security-Policy": FILE_POLICY})
+
+
+@app.get("/{dag_id}/{run_id}/report.html", dependencies=[may_see])
+def report_file(dag_id: str, run_id: str) -> Response:
+    """The report as it was written, with all that is in it."""
+    data = find_run(dag_id, run_id).artifact("report").path("report.html").read_bytes()
+    return _download(data, "report.html", "text/html")
 
 
 @app.get("/{dag_id}/{run_id}/ledger", dependencies=[may_see])
@@ -199,14 +237,14 @@ def ledger_csv(dag_id: str, run_id: str) -> Response:
     return _download(find_run(dag_id, run_id).artifact("resample").path("ledger.csv").read_bytes(), "ledger.csv")
 
 
-def _download(data: bytes, name: str) -> Response:
-    return Response(data, media_type="text/csv", headers={"Content-Disposition": f'attachment; filename="{name}"'})
+def _download(data: bytes, name: str, kind: str = "text/csv") -> Response:
+    return Response(data, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
 
 @app.get("/{dag_id}/{run_id}/thumbnails/{ledger}/{row}", dependencies=[may_see])
 def thumbnail(dag_id: str, run_id: str, ledger: str, row: int) -> Response:
     data = runs_ledger.thumbnail(find_run(dag_id, run_id), ledger, row)
-    return Response(data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=86400, immutable"})
+    return Response(data, media_type="image/jpeg", headers=FOREVER)
 
 
 def _review_uri(run: Run) -> str:
@@ -287,10 +325,17 @@ def review_file(ticked: Annotated[Ticked, Depends()]) -> Response:
 
 
 @app.get("/{dag_id}/history", dependencies=[may_see])
-def history(dag_id: str) -> Response:
-    shown = runs_history.lines(newest_runs(dag_id, runs_history.MOST))
-    context = {"dag_id": dag_id, "lines": shown, "chart": runs_history.chart(shown), "most": runs_history.MOST}
-    return _page("history.html.j2", context)
+def history(dag_id: str, request: Request) -> Response:
+    records = newest_records(dag_id, runs_history.MOST)
+    return _packed(_history(records, runs_history.models_in_use(runs_of(records))), request)
+
+
+@lru_cache(8)
+def _history(records: Records, models: frozenset[str]) -> bytes:
+    """The history, compressed: it changes when a record does, or the model in use."""
+    shown = runs_history.lines(runs_of(records), models)
+    context = {"dag_id": records.dag_id, "lines": shown, "chart": runs_history.chart(shown), "most": runs_history.MOST}
+    return gzip.compress(bytes(_page("history.html.j2", context).body), 6, mtime=0)
 
 
 @app.get("/{dag_id}/compare", dependencies=[may_see])

@@ -44,14 +44,12 @@ class Line:
     in_use: bool
 
 
-def lines(runs: Iterable[Run]) -> list[Line]:
-    """The runs' lines, in their order."""
-    listed = list(runs)
-    models = _models_in_use(listed)
-    return [_line(run, models) for run in listed]
+def lines(runs: Iterable[Run], models: frozenset[str]) -> list[Line]:
+    """The runs' lines, in their order; `models` are those in use."""
+    return [_line(run, models) for run in runs]
 
 
-def _line(run: Run, models: set[str]) -> Line:
+def _line(run: Run, models: frozenset[str]) -> Line:
     metrics = {step: entries[-1].get("metrics", {}) for step, entries in run.record["steps"].items() if entries}
     model = metrics.get("evaluate", {}).get("model")
     verdict = str(metrics.get("promote", metrics.get("report", {})).get("verdict") or "")
@@ -68,7 +66,7 @@ def _line(run: Run, models: set[str]) -> Line:
     )
 
 
-def _models_in_use(runs: Sequence[Run]) -> set[str]:
+def models_in_use(runs: Sequence[Run]) -> frozenset[str]:
     """Keys of the models in use for the data sets of these runs."""
     newest = {str(run.record["params"].get("dataset", "")): run for run in reversed(runs) if _ended(run, "snapshot")}
     found = set()
@@ -79,7 +77,7 @@ def _models_in_use(runs: Sequence[Run]) -> set[str]:
             continue  # the history is there without the mark, too
         if champion is not None:
             found.add(champion.model.rpartition("/")[2])
-    return found
+    return frozenset(found)
 
 
 def _ended(run: Run, step: str) -> bool:
@@ -140,7 +138,7 @@ def _height(value: float, low: float, high: float) -> float:
 def compare(left: Run, right: Run) -> dict[str, Any]:
     """Two runs side by side: params, data, metrics, F1 by class; of each row, whether the two differ."""
     return {
-        "runs": lines([left, right]),
+        "runs": lines([left, right], models_in_use([left, right])),
         "params": _rows(left.record["params"], right.record["params"]),
         "data": _data(left, right),
         "metrics": {

@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
+from include.steps import instance_name
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import NotFound
 from tasks.core.runs import ID, Record, artifacts_of, read_record
@@ -21,6 +24,44 @@ TELLING = (
     "failed", "running", "up_for_retry", "restarting", "deferred", "awaiting_input", "up_for_reschedule", "queued",
     "scheduled", "upstream_failed", "none", "success", "skipped", "removed",
 )  # fmt: skip
+
+#: Of each step's metrics, those that say most about the data and the model, and how the page calls them.
+KEY_FIGURES = {
+    "snapshot": {"images": "images", "classes": "classes", "ignored": "files ignored"},
+    "scan": {"images": "images", "unreadable": "unreadable", "remembered": "known from before"},
+    "validate": {
+        "kept": "kept", "quarantined": "quarantined", "duplicates": "duplicates",
+        "conflicts": "in two classes", "warnings": "warnings",
+    },
+    "eda": {"exact_groups": "groups of the same bytes", "near_groups": "groups that look alike"},
+    "cluster": {"photos": "photographs", "unsure": "unsure", "contaminated_classes": "classes with photographs"},
+    "resample": {
+        "images": "used", "train": "for training", "train_drawn": "drawn an epoch",
+        "validation": "for validation", "test": "for the test",
+    },
+    "train": {"epochs": "epochs", "val_macro_f1": "validation macro F1", "val_accuracy": "validation accuracy"},
+    "evaluate": {"images": "test images", "macro_f1": "macro F1", "accuracy": "accuracy"},
+    "promote": {"verdict": "verdict"},
+    "report": {},
+}  # fmt: skip
+
+#: Files that a person looks at, by what their names end with, and what a browser is told that they are.
+PICTURES, TABLES = {".svg": "image/svg+xml"}, {".csv": "text/csv"}
+
+
+@dataclass(frozen=True)
+class Records:
+    """Which records a DAG's runs have; a record that changes gets another tag.
+
+    Attributes:
+        store: where they are.
+        dag_id: the DAG.
+        tagged: key and tag of each.
+    """
+
+    store: str
+    dag_id: str
+    tagged: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -76,16 +117,32 @@ def find_run(dag_id: str, run_id: str) -> Run:
     return _run(store, read_record(store, dag_id, run_id), dag_id, run_id)
 
 
-def newest_runs(dag_id: str, most: int) -> list[Run]:
-    """At most `most` runs of a DAG: those whose records were written last, by what data they saw, newest first."""
-    store = open_store(settings().store_uri)
+def begun_run(dag_id: str, run_id: str) -> Run:
+    """A run of Airflow's of which no step has ended."""
+    return _run(open_store(settings().store_uri), {}, dag_id, run_id)
+
+
+def newest_records(dag_id: str, most: int) -> Records:
+    """At most `most` records of a DAG's runs, those that were written last.
+
+    Raises:
+        NotFound: no DAG has such an id.
+    """
     if not ID.fullmatch(dag_id):
         raise NotFound("There is no such DAG.")
-    written = sorted(store.list(f"runs/{dag_id}/"), key=lambda found: found.modified, reverse=True)
-    newest = [(found.key, found.etag) for found in written if found.key.endswith(".json")][:most]
-    records = in_threads(lambda found: _parsed(store.uri, *found), newest, store.threads)
-    ids = [key.removeprefix(f"runs/{dag_id}/").removesuffix(".json") for key, _ in newest]
-    runs = [_run(store, record, dag_id, run_id) for run_id, record in zip(ids, records, strict=True) if record]
+    store = open_store(settings().store_uri)
+    found = [each for each in store.list(f"runs/{dag_id}/") if each.key.endswith(".json")]
+    written = sorted(found, key=lambda each: each.modified, reverse=True)
+    return Records(store.uri, dag_id, tuple((each.key, each.etag) for each in written[:most]))
+
+
+@lru_cache(8)
+def runs_of(records: Records) -> list[Run]:
+    """The runs of these records, by what data they saw, newest first."""
+    store, dag_id = open_store(records.store), records.dag_id
+    read = in_threads(lambda tagged: _parsed(store.uri, *tagged), records.tagged, store.threads)
+    ids = [key.removeprefix(f"runs/{dag_id}/").removesuffix(".json") for key, _ in records.tagged]
+    runs = [_run(store, record, dag_id, run_id) for run_id, record in zip(ids, read, strict=True) if record]
     return sorted(runs, key=lambda run: (str(run.record.get("as_of", "")), run.run_id), reverse=True)
 
 
@@ -103,35 +160,110 @@ def _run(store: Store, record: Record, dag_id: str, run_id: str) -> Run:
     return Run(store, {"steps": {}, "params": {}} | record | {"dag_id": dag_id, "run_id": run_id})
 
 
-def task_states(dag_id: str, run_id: str) -> tuple[str, dict[str, list[str]]]:
-    """The run's state and those of each task's instances, in Airflow's words; ("", {}) where it has no such run."""
+@dataclass(frozen=True)
+class Progress:
+    """How far Airflow is with a run.
+
+    Attributes:
+        state: the run's, in Airflow's words; empty where Airflow has no such run.
+        seconds: since it began, until its end; None before.
+        states: those of each task's instances.
+        running: of each task that runs, the seconds since its first instance began.
+    """
+
+    state: str = ""
+    seconds: float | None = None
+    states: dict[str, list[str]] = field(default_factory=dict)
+    running: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def goes_on(self) -> bool:
+        return bool(self.state) and self.state not in ENDED
+
+    @property
+    def asks(self) -> bool:
+        """Whether a person is asked something."""
+        return any("awaiting_input" in states for states in self.states.values())
+
+
+def progress(dag_id: str, run_id: str) -> Progress:
+    """How far Airflow is with this run."""
     from airflow.models.dagrun import DagRun
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    found: dict[str, list[str]] = {}
+    columns = (TaskInstance.task_id, TaskInstance.state, TaskInstance.start_date)
     with create_session() as session:
         of_run = (DagRun.dag_id == dag_id, DagRun.run_id == run_id)
-        state = session.scalar(select(DagRun.state).where(*of_run))
+        run = session.execute(select(DagRun.state, DagRun.start_date, DagRun.end_date).where(*of_run)).first()
         of_tasks = (TaskInstance.dag_id == dag_id, TaskInstance.run_id == run_id)
-        for task, task_state in session.execute(select(TaskInstance.task_id, TaskInstance.state).where(*of_tasks)):
-            found.setdefault(task, []).append(str(getattr(task_state, "value", task_state) or "none"))
-    return str(getattr(state, "value", state) or ""), found
+        tasks = session.execute(select(*columns).where(*of_tasks)).all()
+    if run is None:
+        return Progress()
+    now, states, running = datetime.now(UTC), dict[str, list[str]](), dict[str, float]()
+    for task, state, began in tasks:
+        states.setdefault(task, []).append(_word(state) or "none")
+        if _word(state) == "running" and began:
+            running[task] = max(running.get(task, 0.0), (now - began).total_seconds())
+    seconds = ((run.end_date or now) - run.start_date).total_seconds() if run.start_date else None
+    return Progress(_word(run.state), seconds, states, running)
 
 
-def steps_so_far(record: Record, states: dict[str, list[str]]) -> list[dict[str, Any]]:
-    """Each step with its state, what it ended with, and why it failed, in the order of the workflow."""
+def _word(state: Any) -> str:
+    return str(getattr(state, "value", state) or "")
+
+
+def steps_so_far(run: Run, airflow: Progress) -> list[dict[str, Any]]:
+    """Each step with its state, what it ended with, why it failed and what there is to look at, in their order."""
     return [
         {
             "step": step,
-            "state": _state(record, step, states.get(step, [])),
-            "tasks": len(states.get(step, [])),
-            "entries": record["steps"].get(step, []),
-            "failed": record.get("failed", {}).get(step, []),
+            "state": _state(run.record, step, airflow.states.get(step, [])),
+            "tasks": len(airflow.states.get(step, [])),
+            "running": airflow.running.get(step),
+            "done": [_done(step, entry) for entry in run.record["steps"].get(step, [])],
+            "failed": [
+                {"name": instance_name(each.get("instance", {})), "message": each["message"]}
+                for each in run.record.get("failed", {}).get(step, [])
+            ],
+            "pictures": _files(run, step, PICTURES),
+            "tables": _files(run, step, TABLES),
         }
         for step in NAMES
     ]
+
+
+def _done(step: str, entry: Record) -> dict[str, Any]:
+    metrics = entry["metrics"]
+    return {
+        "name": instance_name(entry.get("instance", {})),
+        "seconds": entry["seconds"],
+        "reused": entry["reused"],
+        "figures": {words: metrics.get(name) for name, words in KEY_FIGURES.get(step, {}).items()},
+    }
+
+
+def _files(run: Run, step: str, kinds: Iterable[str]) -> list[dict[str, str]]:
+    return [
+        {"key": artifact.key, "name": name, "title": Path(name).stem}
+        for artifact in run.artifacts(step)
+        for name in artifact.names()
+        if Path(name).suffix in kinds
+    ]
+
+
+def open_file(run: Run, step: str, key: str, name: str) -> tuple[bytes, str]:
+    """A file that a step of the run wrote, and its media type: one of those that a person looks at.
+
+    Raises:
+        NotFound: the run has no such file.
+    """
+    kind = (PICTURES | TABLES).get(Path(name).suffix)
+    for artifact in run.artifacts(step) if step in NAMES and kind else ():
+        if artifact.key == key and artifact.has(name):
+            return artifact.path(name).read_bytes(), str(kind)
+    raise NotFound(f"The run {run.run_id} has no such file.")
 
 
 def _state(record: Record, step: str, states: Iterable[str]) -> str:

@@ -10,6 +10,8 @@ world. The same key means the same content, so a rerun, a retry and a backfill f
 
 import hashlib
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -101,6 +103,16 @@ class Artifact:
             raise NotFound(f"There is no artifact at {uri}: its step has not finished, or it was removed.")
         return found
 
+    @classmethod
+    def reopen(cls, store: Store, uri: str) -> Self:
+        """The artifact at a URI; in `store` where it is there, which may have been moved since the URI was written.
+
+        Raises:
+            ParamsError, NotFound: as `open`.
+        """
+        step, _, key = uri.rstrip("/").rpartition("/artifacts/")[2].partition("/")
+        return (cls.find(store, step, key) if step and key and "/" not in key else None) or cls.open(uri)
+
     def __repr__(self) -> str:
         return f"Artifact({self.uri!r})"
 
@@ -133,6 +145,18 @@ class Artifact:
     def inputs(self) -> dict[str, Any]:
         """Key, or list of keys, of each input artifact."""
         return dict(self.manifest["inputs"])
+
+    def made_of(self, name: str) -> "Artifact":
+        """The input artifact of this name.
+
+        Raises:
+            NotFound: it is gone.
+        """
+        key = str(self.inputs[name])
+        found = Artifact.find(self.store, name, key)
+        if found is None:
+            raise NotFound(f"{self.uri} was made of {name}/{key}, which is gone.")
+        return found
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -185,6 +209,28 @@ class Artifact:
                 )
             self._verified.add(name)
         return local
+
+    def directory(self, name: str) -> Path:
+        """A local copy of the files below a name, in one folder, each checked as `path` checks it.
+
+        Raises:
+            DataError: there is no file below it, or one is not what was committed.
+        """
+        names = [each for each in self.names() if each.startswith(f"{name}/")]
+        if not names:
+            raise DataError(f"The artifact {self.uri} has no files below {name}/. It has: {', '.join(self.names())}.")
+        paths = [self.path(each) for each in names]
+        if self.store.local_path(self.key_of(names[0])) is not None:
+            return paths[0].parents[names[0].count("/") - name.count("/") - 1]
+        folder = settings().scratch_folder / "copies" / f"{self.key}-{name.replace('/', '-')}"
+        for each, path in zip(names, paths, strict=True):
+            target = folder / each.removeprefix(f"{name}/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                partial = target.with_name(f"{target.name}.{os.getpid()}")
+                shutil.copyfile(path, partial)
+                partial.replace(target)
+        return folder
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":
         """A Parquet file as a frame; only some columns where they are named."""

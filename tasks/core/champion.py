@@ -17,17 +17,29 @@ class Champion:
         model: URI of the train artifact.
         previous: URI of the model that it replaced, or None.
         since: when it took over, UTC, ISO 8601.
+        evaluation: URI of the evaluate artifact, which holds the model's export and card; empty where none was made.
     """
 
     model: str
     previous: str | None
     since: str
+    evaluation: str = ""
+
+
+def key_of(uri: str) -> str:
+    """The key of the artifact at a URI: it stays the same where the store was moved."""
+    return uri.rpartition("/")[2]
+
+
+def dataset_name(dataset: str) -> str:
+    """A name for what the store keeps of a data set: one per address, such that a person knows it."""
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", dataset.rstrip("/").rpartition("/")[2]).strip("-") or "dataset"
+    return f"{name}-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}"
 
 
 def champion_key(dataset: str) -> str:
-    """Where the champion of a data set is kept in the store: one per data set, named so that a person knows it."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", dataset.rstrip("/").rpartition("/")[2]).strip("-") or "dataset"
-    return f"champions/{name}-{hashlib.sha256(dataset.encode()).hexdigest()[:8]}.json"
+    """Where the champion of a data set is kept in the store."""
+    return f"champions/{dataset_name(dataset)}.json"
 
 
 def read_champion(store: Store, dataset: str) -> tuple[Champion | None, str | None]:

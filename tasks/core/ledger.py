@@ -73,9 +73,13 @@ def write_csv(frame: "pd.DataFrame", path: Path) -> None:
     csv_safe(frame).to_csv(path, index=False, encoding="utf-8-sig", lineterminator="\n")
 
 
+#: The param `review` of a run that is to use no review file, though one may be beside the data set.
+NO_REVIEW = "none"
+
+
 def review_uri(review: str, dataset: str) -> str:
     """Where a run's review file is: where its param `review` says, or else review.csv at the data set's root."""
-    return review or f"{dataset.rstrip('/')}/review.csv"
+    return f"{dataset.rstrip('/')}/review.csv" if review in ("", NO_REVIEW) else review
 
 
 def review_store(uri: str) -> tuple[Store, str]:
@@ -84,9 +88,11 @@ def review_store(uri: str) -> tuple[Store, str]:
     return open_store(folder or slash or "."), name
 
 
-def read_review_file(uri: str) -> bytes | None:
-    """The review file's bytes; None where there is none."""
-    store, name = review_store(uri)
+def read_review_file(review: str, dataset: str) -> bytes | None:
+    """The bytes of a run's review file; None where there is none. Arguments as of `review_uri`."""
+    if review == NO_REVIEW:
+        return None
+    store, name = review_store(review_uri(review, dataset))
     try:
         return store.get(name)
     except NotFound:

@@ -8,7 +8,7 @@ changed param makes only what depends on it anew.
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -73,9 +73,39 @@ def _sentence(model: type[BaseModel], error: dict[str, Any]) -> str:
     return f"{name} = {error['input']!r}: {error['msg']}."
 
 
-def _param(default: Any, section: str, text: str, *, observed: bool = False, **limits: Any) -> Any:
-    """A param of the trigger form. `observed`: its step looks at what it names, and puts that into the key instead."""
-    return Field(default, description=text, json_schema_extra={"section": section, "observed": observed}, **limits)
+def _param(
+    default: Any,
+    section: str,
+    text: str,
+    *,
+    observed: bool = False,
+    names: Mapping[str, str] | None = None,
+    read: Mapping[str, str] | None = None,
+    **limits: Any,
+) -> Any:
+    """A param of the trigger form.
+
+    Args:
+        default: what counts where neither the run nor its preset says otherwise.
+        section: where the form has it.
+        text: what it does.
+        observed: its step looks at what it names, and puts that into the key instead.
+        names: what the form calls the values of a choice.
+        read: where to read more: the words of each link, and its address.
+        limits: what is allowed, and the title, as pydantic's Field has them.
+    """
+    extra: dict[str, Any] = {
+        "section": section,
+        "observed": observed,
+        "names": dict(names or {}),
+        "read": dict(read or {}),
+    }
+    return Field(default, description=text, json_schema_extra=extra, **limits)
+
+
+SGD = {"SGD in Keras": "https://keras.io/api/optimizers/sgd/"}
+F1 = {"F1 in scikit-learn": "https://scikit-learn.org/stable/modules/generated/sklearn.metrics.f1_score.html"}
+GPUS = {"GPUs in Kubernetes": "https://kubernetes.io/docs/tasks/manage-gpus/scheduling-gpus/"}
 
 
 class Seeded(Section):
@@ -94,12 +124,15 @@ class SnapshotParams(Section):
         "Data",
         "Folder or s3://bucket/prefix with a folder per class. Empty: GESSO_DATASET.",
         observed=True,
+        title="Data set",
     )
     as_of: Instant | None = _param(
         None,
         "Data",
         "The data set as it was at this instant. Empty: the end of the data interval, or now.",
         observed=True,
+        title="Data as of",
+        read={"versions of a bucket": "https://docs.aws.amazon.com/AmazonS3/latest/userguide/Versioning.html"},
     )
 
 
@@ -122,7 +155,11 @@ class ScanParams(ScanShared):
 
 class ValidateParams(Section):
     expectations: str = _param(
-        "", "Cleaning", "YAML file with the data's expectations. Empty: the built-in ones.", observed=True
+        "",
+        "Cleaning",
+        "YAML file with the data's expectations. Empty: the built-in ones.",
+        observed=True,
+        read={"expectations that there are": "https://greatexpectations.io/expectations/"},
     )
     near_duplicate_bits: int = _param(
         4,
@@ -130,6 +167,7 @@ class ValidateParams(Section):
         "Pictures whose perceptual hashes differ in at most this many of 64 bits count as one.",
         ge=0,
         le=16,
+        read={"perceptual hashes": "https://en.wikipedia.org/wiki/Perceptual_hashing"},
     )
 
 
@@ -138,7 +176,13 @@ class EdaParams(Section):
 
 
 class ClusterParams(Seeded):
-    separate: bool = _param(True, "Cleaning", "Tell photographs from illustrations.")
+    separate: bool = _param(
+        True,
+        "Cleaning",
+        "Tell photographs from illustrations.",
+        title="Separate photographs",
+        read={"Ward clustering": "https://scikit-learn.org/stable/modules/clustering.html#hierarchical-clustering"},
+    )
     photo_threshold: float = _param(
         0.8, "Cleaning", "From this probability on an image is a photograph and left out.", ge=0.5, le=1
     )
@@ -153,12 +197,27 @@ class ClusterParams(Seeded):
         [], "Cleaning", "Classes that may hold photographs; the others keep every image. Empty: any class may."
     )
     review: str = _param(
-        "", "Cleaning", "CSV file with columns key and verdict; it overrules the clustering.", observed=True
+        "",
+        "Cleaning",
+        "CSV file with columns key and verdict; it overrules the clustering. Empty: review.csv beside the data set, if "
+        "there is one. none: no file.",
+        observed=True,
+    )
+
+
+class DriftParams(Section):
+    drift_threshold: float = _param(
+        0.2,
+        "Evaluation",
+        "The report warns where the data moved further since the champion's: share of the images, or of their spread.",
+        gt=0,
     )
 
 
 class ResampleParams(Seeded, Sized):
-    drop_photos: bool = _param(True, "Cleaning", "Leave photographs out of training and evaluation.")
+    drop_photos: bool = _param(
+        True, "Cleaning", "Leave photographs out of training and evaluation.", title="Drop photographs"
+    )
     min_per_class: int = _param(250, "Balancing", "Oversample a smaller class to this many training images.", ge=1)
     max_per_class: int = _param(1000, "Balancing", "Undersample a larger class to this many training images.", ge=1)
     validation_share: float = _param(0.1, "Balancing", "Share of each class that validates.", ge=0.01, le=0.45)
@@ -174,8 +233,10 @@ class TrainShared(Seeded, Sized, Lasting):
 
     batch_size: int = _param(64, "Training", "Images a step.", ge=1, le=4096)
     optimizer: Literal["sgd", "adamw"] = _param("sgd", "Training", "SGD, or AdamW, which wants a tenth of the rate.")
-    learning_rate: float = _param(0.01, "Training", "The optimizer's learning rate at the start.", gt=0, le=10)
-    momentum: float = _param(0.0, "Training", "SGD's momentum.", ge=0, lt=1)
+    learning_rate: float = _param(
+        0.01, "Training", "The optimizer's learning rate at the start.", gt=0, le=10, read=SGD
+    )
+    momentum: float = _param(0.0, "Training", "SGD's momentum.", ge=0, lt=1, read=SGD)
     weight_decay: float = _param(0.01, "Training", "AdamW's weight decay.", ge=0, le=1)
     schedule: Literal["plateau", "cosine"] = _param(
         "plateau",
@@ -184,9 +245,19 @@ class TrainShared(Seeded, Sized, Lasting):
     )
     warmup_epochs: int = _param(0, "Training", "Epochs in which cosine raises the learning rate from nothing.", ge=0)
     plateau_patience: int = _param(
-        5, "Training", "Epochs without a better validation loss before the learning rate is halved.", ge=1
+        5,
+        "Training",
+        "Epochs without a better validation loss before the learning rate is halved.",
+        ge=1,
+        read={"ReduceLROnPlateau in Keras": "https://keras.io/api/callbacks/reduce_lr_on_plateau/"},
     )
-    stop_patience: int = _param(10, "Training", "Epochs without a better validation loss before training stops.", ge=1)
+    stop_patience: int = _param(
+        10,
+        "Training",
+        "Epochs without a better validation loss before training stops.",
+        ge=1,
+        read={"EarlyStopping in Keras": "https://keras.io/api/callbacks/early_stopping/"},
+    )
     class_weights: bool = _param(True, "Training", "Let small classes weigh more in the loss.")
     augment: bool = _param(True, "Training", "Flip, shift, rotate and zoom the training images at random.")
     label_smoothing: float = _param(0.0, "Training", "Share of each target that all classes get alike.", ge=0, lt=1)
@@ -230,8 +301,17 @@ class TrainParams(TrainShared):
 class PodParams(Section):
     """What a run asks of the cluster that it trains in. It doesn't shape the model, so it is in no artifact's key."""
 
-    gpus: int = _param(1, "Training", "GPUs of a training pod; 0: it trains on CPUs.", ge=0, le=16)
-    gpu_type: str = _param("", "Training", "Type of GPU, as the nodes' label has it. Empty: any.", pattern=r"^[\w.-]*$")
+    gpus: int = _param(
+        1, "Training", "GPUs of a training pod; 0: it trains on CPUs.", ge=0, le=16, title="GPUs", read=GPUS
+    )
+    gpu_type: str = _param(
+        "",
+        "Training",
+        "Type of GPU, as the nodes' label has it. Empty: any.",
+        pattern=r"^[\w.-]*$",
+        title="Type of GPU",
+        read=GPUS,
+    )
 
 
 class RunParams(Section):
@@ -247,15 +327,33 @@ class RunParams(Section):
         ge=0,
     )
     force: bool = _param(False, "Data", "Train on schedule even where too little is new.")
+    promote_in_backfill: bool = _param(
+        False, "Promotion", "Let a backfill's models become the champion, too. They judge the past, so as a rule not."
+    )
     require_approval: bool = _param(False, "Promotion", "Ask a person before the model is promoted.")
     approval_hours: float = _param(24.0, "Promotion", "How long to wait for the answer.", gt=0, le=24 * 14)
     approval_default: Literal["hold", "approve"] = _param(
-        "hold", "Promotion", "What counts where nobody answers in time."
+        "hold",
+        "Promotion",
+        "What counts where nobody answers in time.",
+        names={"hold": "Hold: the champion stays", "approve": "Approve: the new model is promoted"},
     )
 
 
-class EvaluateParams(Section):
+class Resampled(Seeded):
+    bootstrap: int = _param(
+        1000, "Evaluation", "Resamplings of the test part behind each interval.", ge=100, le=100_000
+    )
+
+
+class EvaluateParams(Resampled):
+    licence: str = _param(
+        "", "Evaluation", "Licence of the model, such as CC-BY-4.0: its card says so.", max_length=200
+    )
     worst_errors: int = _param(24, "Evaluation", "How many of the worst errors the gallery shows.", ge=0, le=200)
+    label_suspects: int = _param(
+        24, "Evaluation", "How many images with a probably wrong label the gallery shows.", ge=0, le=200
+    )
 
 
 class Answer(Section):
@@ -266,20 +364,15 @@ class Answer(Section):
     note: str = ""
 
 
-class PromoteShared(Seeded):
+class PromoteShared(Resampled):
     """What a run says of its promotion beforehand."""
 
     promote: bool = _param(True, "Promotion", "Let a model that passes every check become the champion.")
-    min_macro_f1: float = _param(0.5, "Promotion", "A model below this macro F1 is never promoted.", ge=0, le=1)
+    min_macro_f1: float = _param(
+        0.5, "Promotion", "A model below this macro F1 is never promoted.", ge=0, le=1, title="Min macro F1", read=F1
+    )
     max_class_drop: float = _param(
         0.05, "Promotion", "No class may lose more F1 than this against the champion.", ge=0, le=1
-    )
-    bootstrap: int = _param(
-        1000,
-        "Promotion",
-        "Resamplings of the test part behind the comparison's interval.",
-        ge=100,
-        le=100_000,
     )
 
 
@@ -290,14 +383,26 @@ class PromoteParams(PromoteShared):
 class ReportParams(Sized, Lasting):
     """What is to be trained: the report of a dry run says what that would cost."""
 
-    architectures: list[Architecture] = Field(
+    architectures: list[Architecture] = _param(
         ["residual"],
+        "Training",
+        "Networks to train; the best by validation goes on.",
+        names={
+            "baseline": "Baseline: three convolutions, for a CPU",
+            "vgg": "VGG: the body of VGG-16",
+            "residual": "Residual: bottleneck blocks with shortcuts",
+        }
+        | {name: f"{name.removeprefix('keras:')}, of keras.applications" for name in get_args(Architecture)[3:]},
+        read={"VGG": "https://arxiv.org/abs/1409.1556", "residual networks": "https://arxiv.org/abs/1512.03385"},
         min_length=1,
-        description="Networks to train; the best by validation goes on.",
-        json_schema_extra={"section": "Training"},
     )
     folds: int = _param(
-        0, "Training", "Cross-validate each architecture in this many folds beside its training; 0: don't.", ge=0, le=20
+        0,
+        "Evaluation",
+        "Cross-validate each architecture in this many folds beside its training; 0: don't.",
+        ge=0,
+        le=20,
+        read={"cross-validation": "https://scikit-learn.org/stable/modules/cross_validation.html"},
     )
     hour_price: float = _param(
         0.0, "Training", "Price of an hour on the machine that trains, in your currency. 0: not known.", ge=0
@@ -324,13 +429,14 @@ class Params(
     ScanShared,
     ValidateParams,
     ClusterParams,
+    DriftParams,
     ResampleParams,
+    ReportParams,
     TrainShared,
     PodParams,
-    RunParams,
     EvaluateParams,
     PromoteShared,
-    ReportParams,
+    RunParams,
 ):
     """All params of a run."""
 
@@ -338,6 +444,11 @@ class Params(
         "original",
         "Data",
         "Sets the params that aren't given: demo and quick fit a laptop, original is for a GPU.",
+        names={
+            "demo": "Demo: a small network on small pictures, minutes on a laptop",
+            "quick": "Quick: a small network on a CPU",
+            "original": "Original: the three networks of the 2022 work, for a GPU",
+        },
     )
 
     @classmethod

@@ -223,11 +223,14 @@ class S3Store(Bulk):
         key = temporary_name()  # nobody else's, so that several may check at once
         name, what = {"Bucket": self.bucket, "Key": self.prefix + key}, f"Trying conditional writes in {self.uri}"
         versions: list[str | None] = []
+        server = ""
 
         def write(condition: dict[str, str]) -> bool:
+            nonlocal server
             answer = self._conditional(what, lambda client: client.put_object(**name, Body=b"", **condition))
             if answer is not None:
                 versions.append(answer.get("VersionId"))
+                server = str(answer["ResponseMetadata"]["HTTPHeaders"].get("server", ""))
             return answer is not None
 
         try:
@@ -241,6 +244,12 @@ class S3Store(Bulk):
                 f"The server of {self.uri} ignores {' and '.join(ignored)}: two runs could overwrite each other's "
                 f"artifacts, so Gesso keeps none there. Set GESSO_STORE to a bucket of a server with conditional "
                 f"writes, or to a folder. (Data sets may stay there.)"
+            )
+        if any(versions) and server.startswith("Ceph"):
+            raise Unusable(
+                f"The bucket of {self.uri} keeps versions, and in such a bucket {server} lets several conditional "
+                f"writes win at once: two runs could lose each other's records. Set GESSO_STORE to a bucket that keeps "
+                f"none. (The data set may stay, and should.)"
             )
         _checked.add(known)
 

@@ -8,7 +8,7 @@ import json
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal, TypeVar, get_origin
+from typing import Any, Literal, TypeVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,6 +25,10 @@ class Settings(BaseModel):
     home: Path = Field(Path(".gesso"), description="Folder for all that Gesso keeps on this machine.")
     store: str = Field("", description="Where artifacts go: a folder or s3://bucket/prefix. Default: HOME/store.")
     dataset: str = Field("", description="The data set of a run that names none. Default: HOME/demo.")
+    params: dict[str, Any] = Field(
+        {},
+        description="Params of a run that doesn't give its own, as JSON: for what the schedule and new images start.",
+    )
     scratch: Path | None = Field(None, description="Folder for unfinished work. Default: HOME/scratch.")
     workers: int = Field(0, ge=0, description="Threads a step may use. 0: one per core.")
     shard_images: int = Field(
@@ -46,6 +50,13 @@ class Settings(BaseModel):
     )
     retry_seconds: float = Field(
         30, ge=0, description="How long Airflow waits before the first retry; then twice as long each time."
+    )
+    deadline_hours: float = Field(
+        0, ge=0, description="A run that has not ended after so long is told of as late. 0: it is not."
+    )
+    mail_to: str = Field("", description="Whom Airflow's connection smtp_default writes to; commas between them.")
+    watch_seconds: float = Field(
+        300, gt=0, description="How often `watch_new_images` lists the data set: on S3 a request for 1,000 keys."
     )
     port: int = Field(8080, ge=1, le=65535, description="Port of the Airflow UI that `make up` starts.")
     schedule: str = Field("@weekly", description="Cron expression or preset of the scheduled retraining.")

@@ -1,8 +1,9 @@
-"""How good predictions are: scores of each class, calibration, and the difference between two models.
+"""How good predictions are: scores of each class and how sure they are, calibration, the difference of two models.
 
 Labels are integers from 0; a prediction of -1 is none of the classes, and always wrong.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -90,6 +91,19 @@ def calibration_error(diagram: Reliability) -> float:
     return float(gaps @ diagram.images / diagram.images.sum())
 
 
+def bootstrap_f1(truth: Labels, predicted: Labels, classes: int, resamplings: int, seed: int) -> Floats:
+    """F1 of each class on resamplings of the images: [resamplings, classes]; NaN where a class has no image.
+
+    Images are drawn within each class, as `paired_bootstrap` draws them. A class without a wrong answer has none in
+    any resampling either: then the interval has no width, and says less than the number of images does.
+    """
+    scores = np.full((resamplings, classes), np.nan)
+    there = np.unique(truth)
+    chunks = [f1 for (f1,) in _resampled_f1(truth, [predicted], classes, resamplings, seed)]
+    scores[:, there] = np.concatenate(chunks)
+    return scores
+
+
 def paired_bootstrap(truth: Labels, first: Labels, second: Labels, classes: int, resamplings: int, seed: int) -> Floats:
     """Differences in macro F1, second minus first, on resamplings of the images both predicted: [resamplings].
 
@@ -97,22 +111,42 @@ def paired_bootstrap(truth: Labels, first: Labels, second: Labels, classes: int,
     test part has it. Both models are scored on the same images, hence paired: what is hard for both cancels out.
     (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 8 and 16.)
     """
-    rng = np.random.default_rng(seed)
-    # An image counts only by (truth, first, second), so drawing how many of each such kind is drawing the images.
-    kinds, counts = np.unique(np.stack([truth, first, second]), axis=1, return_counts=True)
-    of_class, support = kinds[0], np.bincount(truth, minlength=classes)
-    there = np.flatnonzero(support)
-    differences = []
-    for start in range(0, resamplings, CHUNK):
-        size = min(CHUNK, resamplings - start)
-        drawn = np.empty((size, len(counts)))
-        for label in there:
-            here = of_class == label
-            drawn[:, here] = rng.multinomial(support[label], counts[here] / support[label], size)
-        differences.append(
-            _macro_f1(drawn, of_class, kinds[2], support, there) - _macro_f1(drawn, of_class, kinds[1], support, there)
-        )
-    return np.concatenate(differences)
+    chunks = _resampled_f1(truth, [first, second], classes, resamplings, seed)
+    return np.concatenate([f1_second.mean(axis=1) - f1_first.mean(axis=1) for f1_first, f1_second in chunks])
+
+
+def mcnemar(truth: Labels, first: Labels, second: Labels) -> dict[str, float]:
+    """McNemar's exact test of whether two models are right equally often on the same images.
+
+    Returns {only_first, only_second: images that one of them alone is right about, p: two-sided probability of a split
+    as uneven as that or more if both were as good}. (McNemar 1947; recommended where a model is trained once by
+    Dietterich, Approximate Statistical Tests for Comparing Supervised Classification Learning Algorithms, 1998.)
+    """
+    from scipy import stats
+
+    only_first = int(((first == truth) & (second != truth)).sum())
+    only_second = int(((second == truth) & (first != truth)).sum())
+    p = float(stats.binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
+    return {"only_first": only_first, "only_second": only_second, "p": p}
+
+
+def wilson(right: int, images: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson 1927): holds for few images, and for a share of 0 or 1."""
+    z, share = 1.959964, right / images
+    middle, half = share + z**2 / (2 * images), z * (share * (1 - share) / images + z**2 / (4 * images**2)) ** 0.5
+    scale = 1 + z**2 / images
+    return 0.0 if right == 0 else (middle - half) / scale, 1.0 if right == images else (middle + half) / scale
+
+
+def selective(confidence: npt.NDArray[np.floating], coverage: float) -> tuple[float, int]:
+    """Where a model answers its surest images only: the confidence from which it answers, and how many those are.
+
+    As many as `coverage` (0..1) of the images, or more where several are equally sure (El-Yaniv and Wiener, On the
+    Foundations of Noise-free Selective Classification, 2010).
+    """
+    ordered = np.sort(confidence)[::-1]
+    threshold = ordered[max(0, round(coverage * len(ordered)) - 1)]
+    return float(threshold), int((confidence >= threshold).sum())
 
 
 def over_folds(scores: Floats) -> dict[str, float]:
@@ -129,9 +163,27 @@ def over_folds(scores: Floats) -> dict[str, float]:
     return {"mean": mean, "deviation": deviation, "low": mean - half, "high": mean + half}
 
 
-def _macro_f1(drawn: Floats, truth: Labels, predicted: Labels, support: Counts, there: Counts) -> Floats:
-    """Macro F1 [resamplings] where `drawn` [resamplings, kinds] says how many images of each kind there are."""
+def _resampled_f1(
+    truth: Labels, models: list[Labels], classes: int, resamplings: int, seed: int
+) -> Iterator[list[Floats]]:
+    """For chunks of resamplings, each model's F1 of the classes that have images: [chunk, classes with images]."""
+    rng = np.random.default_rng(seed)
+    # An image counts only by its truth and predictions, so drawing how many of each such kind is drawing the images.
+    kinds, counts = np.unique(np.stack([truth, *models]), axis=1, return_counts=True)
+    of_class, support = kinds[0], np.bincount(truth, minlength=classes)
+    there = np.flatnonzero(support)
+    for start in range(0, resamplings, CHUNK):
+        size = min(CHUNK, resamplings - start)
+        drawn = np.empty((size, len(counts)))
+        for label in there:
+            here = of_class == label
+            drawn[:, here] = rng.multinomial(support[label], counts[here] / support[label], size)
+        yield [_f1(drawn, of_class, predicted, support, there) for predicted in kinds[1:]]
+
+
+def _f1(drawn: Floats, truth: Labels, predicted: Labels, support: Counts, there: Counts) -> Floats:
+    """F1 [resamplings, there] where `drawn` [resamplings, kinds] says how many images of each kind there are."""
     called = drawn @ (predicted[:, None] == there)
     right = drawn @ ((predicted[:, None] == there) & (truth == predicted)[:, None])
-    scores: Floats = (2 * right / (support[there] + called)).mean(axis=1)
+    scores: Floats = 2 * right / (support[there] + called)
     return scores

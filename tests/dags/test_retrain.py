@@ -1,19 +1,23 @@
+import copy
 import json
 import re
 import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from include import steps
+from include.form import SECTIONS
 from include.steps import instance_name
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import read_champion
-from tasks.core.params import Params
+from tasks.core.params import PRESETS, Params
 from tasks.core.runs import read_record
 from tasks.core.settings import settings
 from tasks.core.step import NAMES, load
@@ -61,7 +65,49 @@ def test_the_form_has_every_param_and_its_limits(retrain: Any) -> None:
     assert set(form) == set(Params.model_fields)
     epochs = form.get_param("epochs").schema
     assert (epochs["type"], epochs["minimum"], epochs["maximum"]) == (["null", "integer"], 1, 1000)
-    assert "demo: " in form.get_param("epochs").description
+    assert epochs["title"] == "Epochs"
+    assert "1 to 1,000. Empty: by the preset (demo 45; quick 80; original 200)." in epochs["description_md"]
+
+
+def test_the_form_names_choices_and_says_where_to_read_on(retrain: Any) -> None:
+    form = {name: retrain.params.get_param(name).schema for name in retrain.params}
+    assert set(form["preset"]["values_display"]) == set(form["preset"]["enum"]) == set(PRESETS)
+    assert set(form["architectures"]["values_display"]) == set(form["architectures"]["examples"])
+    assert "(https://keras.io/api/optimizers/sgd/)" in form["momentum"]["description_md"]
+    assert [name for name in form if form[name]["section"] == "Data"][:3] == ["preset", "dataset", "as_of"]
+    assert list(dict.fromkeys(schema["section"] for schema in form.values())) == list(SECTIONS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_untouched_form_means_what_the_preset_says(retrain: Any, preset: str) -> None:
+    """Airflow sends every field of the form, and takes its defaults for a run that nobody filled one in for."""
+    sent = {name: retrain.params.get_param(name).value for name in retrain.params} | {"preset": preset}
+    given = {name: value for name, value in sent.items() if value is not None}
+    assert Params.of(given) == Params.of({"preset": preset})
+    choices = {name: value for name, value in sent.items() if "enum" in retrain.params.get_param(name).schema}
+    for value in (sent, dict.fromkeys(sent) | choices):
+        filled = copy.deepcopy(retrain.params)
+        filled.update(value)
+        filled.validate()
+
+
+@pytest.mark.parametrize(
+    ("run_type", "given", "promotes"),
+    [
+        ("manual", {}, True),
+        ("manual", {"promote": False, "promote_in_backfill": True}, False),
+        ("backfill", {}, False),
+        ("backfill", {"promote": True}, False),
+        ("backfill", {"promote_in_backfill": True}, True),
+        ("backfill", {"promote": False, "promote_in_backfill": True}, False),
+    ],
+)
+def test_a_backfill_promotes_only_when_asked_to(
+    run_type: str, given: dict[str, Any], promotes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "run_params", lambda: Params.of(given))
+    context = {"dag_run": SimpleNamespace(run_type=run_type)}
+    assert steps.section_of("promote", context, {}).model_dump()["promote"] is promotes
 
 
 @pytest.fixture

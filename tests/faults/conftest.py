@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -78,14 +79,16 @@ class Airflow:
             **environment,
         }
 
-    def start(self, dataset: Path) -> None:
+    def start(self, dataset: Path | str) -> None:
         self.environment["GESSO_DATASET"] = str(dataset)
         self._serve("up")
         password = json.loads((self.home / "airflow" / "secrets.json").read_text())["password"]
         login = {"username": "admin", "password": password}
         self._token = self.ask("POST", "/auth/token", login)["access_token"]
         wait_for(lambda: self._there("/api/v2/dags/retrain"), "the DAG", pause=1)
-        self.ask("PATCH", "/api/v2/dags/retrain", {"is_paused": False})
+
+    def unpause(self, dag: str = "retrain", paused: bool = False) -> None:
+        self.ask("PATCH", f"/api/v2/dags/{dag}", {"is_paused": paused})
 
     def stop(self) -> None:
         self._serve("down")
@@ -248,13 +251,29 @@ def strays(store: Store, step: str) -> set[str]:
     return {found.key for found in store.list(f"artifacts/{step}/")} ^ listed
 
 
+@contextlib.contextmanager
+def home_of_its_own() -> Iterator[Path]:
+    """A home for a served Airflow.
+
+    Not below pytest's own folder: every pytest that starts closes that one to other users, and PostgreSQL is one.
+    """
+    with tempfile.TemporaryDirectory(prefix="gesso-served-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="module")
-def airflow(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Iterator[Airflow]:
+def served_home() -> Iterator[Path]:
+    with home_of_its_own() as home:
+        yield home
+
+
+@pytest.fixture(scope="module")
+def airflow(served_home: Path, dataset: Path) -> Iterator[Airflow]:
     """An Airflow that trains beside the worker and keeps artifacts in a folder."""
-    home = tmp_path_factory.mktemp("served")
-    served = Airflow(home, str(home / "store"))
+    served = Airflow(served_home, str(served_home / "store"))
     try:
         served.start(dataset)
+        served.unpause()
         yield served
     finally:
         served.stop()

@@ -47,7 +47,8 @@ def together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(promote, "compare", compare_together)
     monkeypatch.setattr(promote, "open_rival", alone(promote.open_rival))
     monkeypatch.setattr(promote, "fight", alone(promote.fight))
-    for name in ("draw_confusion", "draw_reliability", "draw_f1"):  # `promote` reads none of these figures
+    monkeypatch.setattr(evaluate, "write_export", lambda *_: 0.0)  # `promote` reads neither that nor the figures
+    for name in ("draw_confusion", "draw_reliability", "draw_f1"):
         monkeypatch.setattr(evaluate, name, lambda *_: None)
 
 
@@ -56,8 +57,10 @@ def run(name: str, inputs: dict[str, str], store: str, **params: Any) -> Artifac
 
 
 def inputs_of(world: World, model: Artifact) -> dict[str, str]:
+    judged = {"snapshot": world.snapshot.uri, "validate": world.validate.uri, "cluster": world.cluster.uri}
     given = {"resample": world.resample.uri, "train": model.uri}
-    return {"snapshot": world.snapshot.uri, **given, "evaluate": run("evaluate", given, world.store.uri).uri}
+    evaluation = run("evaluate", judged | given, world.store.uri)
+    return {"snapshot": world.snapshot.uri, **given, "evaluate": evaluation.uri}
 
 
 def until_done(work: Callable[[], Artifact]) -> tuple[Artifact, list[str]]:

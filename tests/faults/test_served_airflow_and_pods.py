@@ -89,7 +89,7 @@ def way_to_s3() -> Iterator[Forwarder]:
 
 @pytest.fixture(scope="module")
 def airflow(
-    tmp_path_factory: pytest.TempPathFactory,
+    served_home: Path,
     dataset: Path,
     cluster: Any,
     bucket: str,
@@ -98,7 +98,7 @@ def airflow(
     """An Airflow that trains in pods and keeps artifacts in a bucket."""
     host = urlsplit(os.environ["GESSO_TEST_POD_S3"]).hostname
     served = Airflow(
-        tmp_path_factory.mktemp("served"),
+        served_home,
         f"{bucket}/store",
         **REAL_S3,
         GESSO_TRAIN_ON="kubernetes",
@@ -115,6 +115,7 @@ def airflow(
     )
     try:
         served.start(dataset)
+        served.unpause()
         yield served
     finally:
         served.stop()

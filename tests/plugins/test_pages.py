@@ -1,5 +1,6 @@
 """Pages in the Airflow UI: who may see and save what, that nothing runs or leads elsewhere, that no edit is lost."""
 
+import base64
 import html
 import re
 from collections.abc import Callable
@@ -95,19 +96,36 @@ def test_the_policy_lets_nothing_run_and_nothing_in(browser: Browser, make_run: 
     assert rules["frame-ancestors"] == "'self'"
     assert rules["form-action"] in ("'self'", "'none'")
     if path.endswith("report"):
-        assert rules["sandbox"] == ""
+        assert "allow-scripts" not in rules["sandbox"]
+        assert "allow-forms" not in rules["sandbox"]
     else:
         assert rules["style-src"] == "'self'"
 
 
-def test_the_report_is_the_artifact_byte_for_byte(browser: Browser, make_run: Make) -> None:
-    made = make_run()["report"].path("report.html").read_bytes()
+def test_the_report_is_the_artifact_with_its_pictures_apart(browser: Browser, make_run: Make) -> None:
+    report = make_run()["report"]
+    made = report.path("report.html").read_bytes().decode()
     client = browser("viewer")
     answer = client.get(address(f"{RUN}/report"))
-    assert answer.content == made
-    assert client.get(address(f"{RUN}/report"), headers={"Accept-Encoding": "identity"}).content == made
+    embedded = re.findall(r'src="data:(image/[^;]+);base64,([^"]+)"', made)
+    assert len(embedded) > 10
+    page = answer.text
+    for number, (kind, data) in enumerate(embedded):
+        where = f"report/{report.key}/{number}"
+        picture = client.get(address(f"{RUN}/{where}"))
+        assert (picture.content, picture.headers["Content-Type"]) == (base64.b64decode(data), kind)
+        assert browser("").get(address(f"{RUN}/{where}")).status_code == 401
+        page = page.replace(f'src="{where}"', f'src="data:{kind};base64,{data}"')
+    page = page.replace("img-src 'self' data:", "img-src data:").replace('<a href="report.html">Download</a>', "")
+    assert page == made, "nothing else is changed"
+    assert client.get(address(f"{RUN}/report"), headers={"Accept-Encoding": "identity"}).text == answer.text
     again = client.get(address(f"{RUN}/report"), headers={"If-None-Match": answer.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
+    download = client.get(address(f"{RUN}/report.html"))
+    assert download.content == made.encode()
+    assert download.headers["Content-Disposition"].startswith("attachment")
+    for path in (f"{report.key}/{len(embedded)}", f"{report.key}/-1", f"{'0' * 32}/0"):
+        assert client.get(address(f"{RUN}/report/{path}")).status_code == 404
 
 
 def test_without_a_report_the_steps_so_far_are_shown(
@@ -119,8 +137,9 @@ def test_without_a_report_the_steps_so_far_are_shown(
     assert answer.headers["Refresh"] == "10"
     shown = text(answer.text)
     assert "The run goes on" in shown
-    assert "snapshot done 1.5 s images 64" in shown
-    assert "scan done 3.0 s images 31 images 30" in shown
+    assert "6 of 10 steps are done" in shown
+    assert "snapshot done 1.5 s 64 images" in shown
+    assert re.search(r"scan done 3\.0 s .*31 images.*30 images", shown)
     assert "train not begun –" in shown
     assert "Refresh" not in browser("viewer").get(address(f"{RUN}/report?wait=false")).headers
 
@@ -128,6 +147,42 @@ def test_without_a_report_the_steps_so_far_are_shown(
     page = browser("viewer").get(address(f"{RUN}/report")).text
     assert f"train failed – Failed vgg: {HOSTILE} is no picture." in text(page)
     assert "<img src=x" not in page
+
+
+def test_pictures_and_tables_of_the_steps_so_far(
+    browser: Browser, make_run: Make, airflow_run: Callable[..., None]
+) -> None:
+    made = make_run(without=("evaluate", "promote", "report"))
+    other = make_run("other", classes={"secret": 12, "L2_3": 12})
+    airflow_run("running")
+    client = browser("viewer")
+    page = client.get(address(f"{RUN}/report")).text
+    pictures = [html.unescape(each) for each in re.findall(r'<img src="([^"]*)"', page)]
+    tables = [html.unescape(each) for each in re.findall(r'<a href="([^"]*/files/[^"]*)"', page)]
+    eda = made["eda"]
+    drawn = [name for name in eda.names() if name.endswith(".svg")]
+    assert drawn
+    for name in drawn:
+        (found,) = [each for each in pictures if each.endswith(f"/files/eda/{eda.key}/{name}")]
+        answer = client.get(found)
+        assert answer.content == eda.path(name).read_bytes()
+        assert answer.headers["Content-Type"] == "image/svg+xml"
+        assert "sandbox" in answer.headers["Content-Security-Policy"], "a drawing may hold a script"
+        assert browser("").get(found).status_code == 401
+        assert browser("stranger").get(found).status_code == 403
+    assert any(each.endswith("/ledger.csv") for each in tables)
+    for each in tables:
+        assert client.get(each).headers["Content-Disposition"].startswith("attachment")
+    for path in (
+        f"eda/{other['eda'].key}/{drawn[0]}",
+        f"eda/{eda.key}/nothing.svg",
+        f"eda/{eda.key}/formats.parquet",
+        f"eda/{eda.key}/..%2f..%2fartifact.json",
+        f"eda/{eda.key}/%2e%2e/%2e%2e/secret.svg",
+        f"another/{eda.key}/{drawn[0]}",
+        f"%2e%2e/{eda.key}/{drawn[0]}",
+    ):
+        assert client.get(f"{address(f'{RUN}/files')}/{path}").status_code == 404, path
 
 
 def test_a_run_that_has_ended_no_step_yet(browser: Browser, airflow_run: Callable[..., None]) -> None:
@@ -414,7 +469,8 @@ def test_the_pages_read_a_private_bucket(
     settings.cache_clear()
     monkeypatch.setattr(store, "root", Path("/nowhere"))
     client = browser("viewer")
-    assert client.get(address(f"{RUN}/report")).content == made["report"].path("report.html").read_bytes()
+    assert client.get(address(f"{RUN}/report.html")).content == made["report"].path("report.html").read_bytes()
+    assert client.get(address(f"{RUN}/report/{made['report'].key}/0")).status_code == 200
     assert "64 of 64 images" in text(client.get(address(f"{RUN}/ledger")).text)
     assert client.get(address(f"{RUN}/thumbnails/{made['resample'].key}/0")).status_code == 200
     assert "1 run" in text(client.get(address("history")).text)
@@ -425,5 +481,5 @@ def test_the_link_on_each_task_that_runs_a_step(airflow_app: Any) -> None:
     key = SimpleNamespace(dag_id="retrain", run_id=RUN)
     for task in NAMES:
         found = link.get_link(SimpleNamespace(task_id=task), ti_key=key)
-        assert found.endswith(f"/dags/retrain/runs/{quote(RUN, safe='')}/plugin/report")
+        assert found.endswith(f"/dags/retrain/runs/{RUN}/plugin/report")
     assert link.get_link(SimpleNamespace(task_id="another"), ti_key=key) == ""

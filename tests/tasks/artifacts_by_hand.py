@@ -148,8 +148,7 @@ def a_run(
     counts = {name: int(count) for name, count in images["class"].value_counts().items()}
     out.json(
         "snapshot.json",
-        {"dataset": dataset, "as_of": "2022-08-01T00:00:00+00:00", "exact": False,
-         "note": "The bucket keeps no versions: objects changed or deleted since then are missing.",
+        {"dataset": dataset, "versioned": False, "note": "This data set keeps no versions.",
          "images": len(images), "bytes": int(images["bytes"].sum()), "classes": counts, "ignored": {"hidden file": 2},
          "newest": "2022-07-29T12:34:56+00:00"},
     )  # fmt: skip
@@ -161,6 +160,7 @@ def a_run(
     kept = images.loc[images["verdict"] == "kept"].copy()
     kept["photo"] = photos & kept["key"].str.contains("000[67]")
     made["cluster"] = _clustered(store, folder, kept, photos)
+    made["drift"] = _drifted(store, folder, champion, names)
     made["resample"] = _resampled(store, folder, images, kept, names)
     made["train"] = [_trained(store, folder, name, number) for number, name in enumerate(architectures)]
     made["evaluate"] = _evaluated(store, folder, names, made["train"])
@@ -187,6 +187,25 @@ def _clustered(store: LocalStore, folder: Path, kept: pd.DataFrame, photos: bool
     _draw(out, "figures/scatter.svg")
     out.metrics = {"images": len(kept), "photos": int(kept["photo"].sum())}
     return committed(out, "cluster", photo_threshold=0.8, separate=True, review="")
+
+
+def _drifted(store: LocalStore, folder: Path, champion: bool, names: list[str]) -> Artifact:
+    out = output(folder, store, "drift")
+    measures = [
+        {"measure": "class", "unit": "share", "distance": 0.31, "drifted": True, "before": f"{names[0]} 10.0 %",
+         "now": f"{names[0]} 41.0 %", "sheet": "sheets/class.jpg", "keys": [f"{names[0]}/0000.jpg"]},
+        {"measure": "brightness", "unit": "spread", "distance": 0.05, "drifted": False, "before": "180 of 255",
+         "now": "176 of 255", "sheet": "", "keys": []},
+    ]  # fmt: skip
+    contact_sheet([picture(5)], out.path("sheets/class.jpg"))
+    reference = {"model": "m", "newest": "2022-07-01T00:00:00+00:00", "images": 50}
+    out.json(
+        "drift.json",
+        {"reference": reference if champion else None, "images": 60, "threshold": 0.2,
+         "reason": "" if champion else "There is no champion yet.", "measures": measures if champion else []},
+    )  # fmt: skip
+    out.metrics = {"images": 60, "drifted": int(champion)}
+    return committed(out, "drift", drift_threshold=0.2)
 
 
 def _resampled(store: LocalStore, folder: Path, images: pd.DataFrame, kept: pd.DataFrame, names: list[str]) -> Artifact:
@@ -225,6 +244,7 @@ def _trained(store: LocalStore, folder: Path, architecture: str, number: int) ->
     out.metrics = {
         "architecture": architecture, "parameters": 123456, "epochs": 9, "best_epoch": 7,
         "val_macro_f1": 0.8 - number / 10, "val_accuracy": 0.81, "val_loss": 0.6, "images_per_second": 900.0,
+        "training_seconds": 200.0, "seconds_to_best": 150.0, "gpus": 2,
     }  # fmt: skip
     return committed(out, "train", architecture=architecture, image_size=64, epochs=24, seed=0)
 
@@ -236,7 +256,8 @@ def _evaluated(store: LocalStore, folder: Path, names: list[str], trained: Seque
     out.json(
         "evaluation.json",
         {"model": chosen.key, "architecture": architecture, "accuracy": 0.8, "ece": 0.04, "images": 2 * len(names),
-         "macro": {"precision": 0.81, "recall": 0.79, "f1": 0.789},
+         "ece_uncalibrated": 0.09, "temperature": 1.6, "suspects": {"judged": 40, "found": 1},
+         "macro": {"precision": 0.81, "recall": 0.79, "f1": 0.789, "f1_low": 0.71, "f1_high": 0.84},
          "cross_validation": [
              {"architecture": architecture, "folds": 5, "mean": 0.771, "deviation": 0.02, "low": 0.73, "high": 0.812}
          ]},
@@ -254,7 +275,47 @@ def _evaluated(store: LocalStore, folder: Path, names: list[str], trained: Seque
     f1[-1] = np.nan  # a class without test images
     out.table(
         "classwise.parquet",
-        pd.DataFrame({"class": names, "precision": f1, "recall": f1, "f1": f1, "support": 2, "accuracy": f1}),
+        pd.DataFrame(
+            {
+                "class": names,
+                "precision": f1,
+                "recall": f1,
+                "f1": f1,
+                "f1_low": f1 - 0.1,
+                "f1_high": f1 + 0.1,
+                "support": 2,
+                "accuracy": f1,
+            }
+        ),
+    )
+    out.table(
+        "operating.parquet",
+        pd.DataFrame(
+            {
+                "coverage": [1.0, 0.5],
+                "confidence": [0.31, 0.92],
+                "images": [6, 3],
+                "accuracy": [0.8, 1.0],
+                "low": [0.6, 0.7],
+                "high": [0.9, 1.0],
+                "errors": [1, 0],
+            }
+        ),
+    )
+    out.table(
+        "slices.parquet",
+        pd.DataFrame(
+            {
+                "by": ["cluster", "brightness"],
+                "slice": [f"{names[0]}, group 1", "12 to 80 of 255"],
+                "images": [12, 20],
+                "accuracy": [0.25, 0.8],
+                "low": [0.09, 0.6],
+                "high": [0.53, 0.92],
+                "expected": [0.75, 0.8],
+                "weak": [True, False],
+            }
+        ),
     )
     out.table(
         "leaderboard.parquet",
@@ -285,6 +346,29 @@ def _evaluated(store: LocalStore, folder: Path, names: list[str], trained: Seque
         ),
     )
     contact_sheet([picture(3)], out.path("errors.jpg"))
+    out.table(
+        "suspects.parquet",
+        pd.DataFrame(
+            {
+                "key": [f"{names[0]}/0010.jpg"],
+                "class": names[:1],
+                "part": ["validation"],
+                "suggested": names[1:2],
+                "p_class": [0.02],
+                "p_suggested": [0.95],
+            }
+        ),
+    )
+    contact_sheet([picture(4)], out.path("suspects.jpg"))
+    out.json(
+        "model_card.json",
+        [
+            {"title": "Results", "lines": [f"It tells {names[0]} apart."], "head": ["Class", "F1"],
+             "rows": [[name, "0.500"] for name in names]},
+            {"title": "Limits", "lines": ["Weaker where it is dark.", "Tested on few images."], "head": [], "rows": []},
+        ],
+    )  # fmt: skip
+    out.text("model_card.md", "# Card")
     for name in ("confusion", "reliability", "f1"):
         _draw(out, f"figures/{name}.svg", names)
     out.metrics = {"images": 2 * len(names), "model": chosen.key, "architecture": architecture, "macro_f1": 0.789}
@@ -300,10 +384,11 @@ def _promoted(
         for name, delta in zip(names, np.resize([0.1, -0.1], len(names)).tolist(), strict=True)
     ]
     per_class[-1] |= {"candidate_f1": None, "delta": None}
-    model = {"model": chosen.key, "uri": chosen.uri, "architecture": chosen.params["architecture"]}
+    model = {"model": chosen.key, "artifact": chosen.folder, "architecture": chosen.params["architecture"]}
     comparison = {
         "images": 2 * len(names), "candidate_macro_f1": 0.789, "champion_macro_f1": 0.775, "delta_macro_f1": 0.014,
-        "interval": [-0.01, 0.04], "per_class": per_class,
+        "interval": [-0.01, 0.04], "mcnemar": {"champion_only": 2, "candidate_only": 3, "p": 1.0},
+        "per_class": per_class,
     }  # fmt: skip
     checks = [("floor", True, 0.789, 0.5, "0.789 is above the floor of 0.5.")]
     if verdict == "HOLD":

@@ -86,6 +86,8 @@ class World:
         self.images = images.sample(frac=1, random_state=0, ignore_index=True)
         self.colours = colours(self.images, len(classes))
         self.snapshot = self._snapshot()
+        self.validate = self._validate()
+        self.cluster = self._cluster()
         self.resample = self._resample()
 
     def _snapshot(self) -> Artifact:
@@ -104,9 +106,43 @@ class World:
         def files(out: Output) -> None:
             table = self.images[["key", "class"]].assign(version=pd.array([None] * len(keys), "str"))
             out.table("images.parquet", table.sort_values("key"))
-            out.json("snapshot.json", {"dataset": str(self.dataset)})
+            out.json("snapshot.json", {"dataset": str(self.dataset), "newest": "2026-01-05T00:00:00+00:00"})
 
         return make(self.store, "snapshot", files, self.tmp, made_of=str(self.dataset))
+
+    def _validate(self) -> Artifact:
+        number = self.images["number"]
+        table = self.images[["key", "class"]].assign(
+            width=100 + number, height=300, brightness=self.colours.mean(axis=1), duplicates=1 + (number % 10 == 0)
+        )
+        table["modified"] = pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(number, unit="D")
+        return make(
+            self.store,
+            "validate",
+            lambda out: out.table("images.parquet", table.sort_values("key")),
+            self.tmp,
+            made_of=[str(self.dataset), self.classes],
+        )
+
+    def _cluster(self) -> Artifact:
+        table = self.images[["key", "class"]].assign(cluster=self.images["number"] % 2, verdict="illustration")
+        return make(
+            self.store,
+            "cluster",
+            lambda out: out.table("verdicts.parquet", table.sort_values("key")),
+            self.tmp,
+            inputs={"validate": self.validate.key},
+        )
+
+    def judged(self, *models: Artifact) -> dict[str, Artifact | list[Artifact]]:
+        """The inputs of `evaluate`."""
+        return {
+            "snapshot": self.snapshot,
+            "validate": self.validate,
+            "cluster": self.cluster,
+            "resample": self.resample,
+            "train": list(models),
+        }
 
     def _resample(self) -> Artifact:
         table = self.images.assign(row=np.arange(len(self.images)), copies=1)
@@ -115,7 +151,12 @@ class World:
 
         def files(out: Output) -> None:
             out.table("pack.parquet", table[["row", "key", "class", "label", "part", "copies", "shard", "offset"]])
-            out.table("ledger.parquet", self.images[["key", "class", "part", "sha256"]].sort_values("key"))
+            ledger = self.images[["key", "class", "part", "sha256"]].assign(verdict="kept")
+            out.table("ledger.parquet", ledger.sort_values("key"))
+            parts = pd.crosstab(self.images["label"], self.images["part"])
+            counts = parts.reindex(columns=["train", "validation", "test"], fill_value=0)
+            counts = counts.assign(train_drawn=counts["train"]).set_axis(self.classes)
+            out.table("counts.parquet", counts.rename_axis("class").reset_index())
             out.json("classes.json", self.classes)
             for start in range(0, len(table), 50):
                 np.save(out.path(f"pack/{start // 50:03}.npy"), pixels[start : start + 50])
@@ -123,8 +164,15 @@ class World:
         made_of = [self.size, self.classes, list(self.images["part"])]
         return make(self.store, "resample", files, self.tmp, inputs={"snapshot": self.snapshot.key}, made_of=made_of)
 
-    def model(self, channel: str, name: str = "", classes: list[str] | None = None, **metrics: Any) -> Artifact:
-        """A `train` artifact: a network that tells the classes by one channel's level."""
+    def model(
+        self,
+        channel: str,
+        name: str = "",
+        classes: list[str] | None = None,
+        held_out: tuple[str, ...] = ("validation",),
+        **metrics: Any,
+    ) -> Artifact:
+        """A `train` artifact: a network that tells the classes by one channel's level, and did not see `held_out`."""
         known = self.classes if classes is None else classes
         count, sharpness = len(self.classes), 40
 
@@ -137,9 +185,15 @@ class World:
             level = np.array([self.classes.index(each) if each in self.classes else 9 for each in known]) / (count - 1)
             kernel = np.zeros((3, len(known)))
             kernel[CHANNELS[channel]] = 2 * sharpness * level
-            model.layers[-1].set_weights([kernel, -sharpness * level**2])
+            bias = -sharpness * level**2
+            model.layers[-1].set_weights([kernel, bias])
             model.save(out.path("model.keras"))
             out.json("labels.json", known)
+            unseen = self.images["part"].isin(held_out)
+            powers = np.exp(self.colours[unseen] / 255 @ kernel + bias)
+            probabilities = pd.DataFrame(powers / powers.sum(axis=1, keepdims=True)).add_prefix("p_")
+            table = self.images.loc[unseen, ["key", "class"]].reset_index(drop=True)
+            out.table("validation.parquet", pd.concat([table, probabilities], axis=1))
 
         facts = {"architecture": f"{channel}{name}", "val_macro_f1": 0.5, "val_accuracy": 0.5, "val_loss": 1.0}
         facts |= {"parameters": 16, "epochs": 3} | metrics
@@ -151,5 +205,5 @@ class World:
             inputs={"resample": self.resample.key},
             params={"fold": facts.get("fold", 0)},
             metrics=facts,
-            made_of=[channel, name, known, metrics],
+            made_of=[channel, name, known, held_out, metrics],
         )

@@ -1,4 +1,8 @@
 import json
+import re
+import shutil
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import cv2
@@ -7,8 +11,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
-from tasks.core.errors import DataError, ParamsError
-from tests.tasks.judging import CLASSES, World
+from tasks.core.errors import DataError, GessoError, ParamsError
+from tests.tasks.judging import CLASSES, World, make
 
 
 @pytest.fixture
@@ -19,7 +23,7 @@ def world(store, tmp_path):
 @pytest.fixture
 def evaluate(run_step):
     def run(world, *models, **params):
-        return run_step("evaluate", {"resample": world.resample, "train": list(models)}, **params)
+        return run_step("evaluate", world.judged(*models), **params)
 
     return run
 
@@ -53,7 +57,9 @@ def test_tables_agree_with_each_other(world, evaluate):
     predictions, classwise = result.table("predictions.parquet"), result.table("classwise.parquet")
     confusion = result.table("confusion.parquet")
     assert classwise["class"].tolist() == CLASSES
-    assert classwise.columns.tolist() == ["class", "precision", "recall", "f1", "support", "accuracy"]
+    assert classwise.columns.tolist() == [
+        *("class", "precision", "recall", "f1", "f1_low", "f1_high", "support", "accuracy")
+    ]
     assert confusion["class"].tolist() == CLASSES
     assert confusion.columns.tolist() == ["class", "L2_3", "b", "class′", "꽃 $x$"]
     matrix = confusion.iloc[:, 1:].to_numpy()
@@ -83,7 +89,7 @@ def test_the_model_is_chosen_by_validation_not_by_test(world, evaluate):
     result = evaluate(world, better_on_test, worse_on_test)
     board = result.table("leaderboard.parquet")
     assert result.metrics["model"] == worse_on_test.key
-    assert result.json("evaluation.json")["uri"] == worse_on_test.uri
+    assert result.json("evaluation.json")["model"] == worse_on_test.key
     assert board["architecture"].tolist() == ["red", "blue"]
     assert board["chosen"].tolist() == [True, False]
     assert board["test_macro_f1"][1] == 1 > board["test_macro_f1"][0] == pytest.approx(result.metrics["macro_f1"])
@@ -136,6 +142,12 @@ def test_an_empty_test_part_is_an_error(store, tmp_path, evaluate):
         evaluate(world, world.model("blue"))
 
 
+def test_a_pack_that_lost_a_shard_is_said(world, evaluate):
+    world.store.delete(world.resample.key_of("pack/001.npy"))
+    with pytest.raises(DataError, match=r"pack/001\.npy in .* is missing or was changed after its commit"):
+        evaluate(world, world.model("blue"))
+
+
 def test_a_model_of_another_pack_is_refused(store, tmp_path, evaluate):
     world, other = World(store, tmp_path, test=2), World(store, tmp_path, test=2, split=1)
     with pytest.raises(ParamsError, match="may have learnt this test part"):
@@ -166,7 +178,8 @@ def test_figures_hold_any_classes(store, tmp_path, evaluate, classes, monkeypatc
     world = World(store, tmp_path, classes, size=4, test=3)
     monkeypatch.undo()
     world.images["sha256"] = ""
-    world.snapshot = type("Snapshot", (), {"key": "none"})
+    described = {"dataset": "elsewhere", "newest": "2026-01-05T00:00:00+00:00"}
+    world.snapshot = make(store, "snapshot", lambda out: out.json("snapshot.json", described), world.tmp)
     world.resample = world._resample()
     result = evaluate(world, world.model("red"))
     for name in ("confusion", "reliability", "f1"):
@@ -176,6 +189,9 @@ def test_figures_hold_any_classes(store, tmp_path, evaluate, classes, monkeypatc
         if name == "f1":
             assert len(texts) > len(classes)
     assert result.table("classwise.parquet")["class"].tolist() == classes
+    card = result.path("model_card.md").read_text()
+    assert sum(line.startswith("| ") for line in card.splitlines()) == 2 + len(classes)
+    assert not re.search(r"(?<!\\)<", card), "no tag"
 
 
 def test_the_same_inputs_give_the_same_bytes(world, evaluate, store, tmp_path):
@@ -186,7 +202,8 @@ def test_the_same_inputs_give_the_same_bytes(world, evaluate, store, tmp_path):
     again = evaluate(world, *reversed(models))
     assert again.key == first.key
     assert contents(again) == before
-    assert not any(str(tmp_path).encode() in data for name, data in before.items() if name != "evaluation.json")
+    named = {name for name, data in before.items() if str(tmp_path).encode() in data}
+    assert named <= {"evaluation.json", "model_card.json", "model_card.md"}, "they say where the model is"
     assert json.loads(before["evaluation.json"])["models"] == 2
 
 
@@ -207,3 +224,98 @@ def test_folds_are_no_candidates_and_tell_how_sure_a_score_is(world, evaluate):
 def test_folds_alone_are_nothing_to_choose_from(world, evaluate):
     with pytest.raises(ParamsError, match="none of them is a candidate"):
         evaluate(world, world.model("blue", fold=1))
+
+
+def test_images_with_a_probably_wrong_label_are_shown(world, evaluate):
+    """By its red channel every fourth image of three classes is another class: the network is sure of it."""
+    result = evaluate(world, world.model("red"), label_suspects=3)
+    suspects = result.table("suspects.parquet")
+    assert suspects.columns.tolist() == ["key", "class", "part", "suggested", "p_class", "p_suggested"]
+    held_out = world.images[world.images["part"] != "train"]
+    wrong = held_out[(held_out["label"] > 0) & (held_out["number"] % 4 == 0)]
+    assert set(suspects["key"]) == set(wrong["key"])
+    assert set(suspects["part"]) == {"validation", "test"}
+    assert (suspects["p_suggested"] > suspects["p_class"]).all()
+    assert suspects["p_class"].is_monotonic_increasing
+    assert result.json("evaluation.json")["suspects"] == {"judged": len(held_out), "found": len(wrong)}
+    assert cv2.imread(str(result.path("suspects.jpg"))).shape[0] < 130, "one row"
+    assert not evaluate(world, world.model("blue")).has("suspects.jpg")
+
+
+def test_folds_judge_the_labels_of_the_training_part_too(world, evaluate):
+    folds = [world.model("red", fold=1, held_out=("train",)), world.model("red", fold=2)]
+    result = evaluate(world, world.model("red", val_macro_f1=0.9), *folds)
+    suspects = result.table("suspects.parquet")
+    assert result.json("evaluation.json")["suspects"]["judged"] == len(world.images)
+    assert set(suspects["part"]) == {"train", "validation", "test"}
+
+
+def test_scores_have_intervals_and_confidence_is_calibrated(world, evaluate):
+    result = evaluate(world, world.model("red"))
+    evaluation, classwise = result.json("evaluation.json"), result.table("classwise.parquet")
+    macro = evaluation["macro"]
+    assert macro["f1_low"] < macro["f1"] < macro["f1_high"]
+    assert ((classwise["f1_low"] <= classwise["f1"]) & (classwise["f1"] <= classwise["f1_high"])).all()
+    assert evaluation["temperature"] > 1, "it is as sure where it is wrong"
+    assert evaluation["export_difference"] < 1e-4
+    operating = result.table("operating.parquet")
+    assert operating["coverage"].iloc[0] == 1
+    assert operating["accuracy"].iloc[0] == pytest.approx(evaluation["accuracy"])
+    assert np.allclose(operating["errors"], operating["images"] * (1 - operating["accuracy"]))
+    assert operating["confidence"].is_monotonic_increasing
+    more = evaluate(world, world.model("red"), bootstrap=2000, seed=1).json("evaluation.json")["macro"]
+    assert more["f1_low"] == pytest.approx(macro["f1_low"], abs=0.02)
+
+
+def test_slices_are_those_of_the_test_part(world, evaluate):
+    found = evaluate(world, world.model("red")).table("slices.parquet")
+    assert set(found["by"]) == {"cluster", "shorter side", "brightness", "date added", "near duplicates"}
+    assert found.loc[found["by"] == "near duplicates", "slice"].tolist() == ["one of a kind"], (
+        "the 8 others are too few"
+    )
+    assert found.loc[found["by"] == "date added", "images"].sum() == 80
+    weak = found[found["weak"]]
+    assert weak.empty or (weak["accuracy"] < weak["expected"]).all()
+
+
+def test_an_export_that_gives_other_probabilities_is_refused(world, evaluate, monkeypatch):
+    monkeypatch.setattr("tasks.vision.export.difference", lambda *_: 0.003)
+    with pytest.raises(GessoError, match=r"they differ by 0\.003, at most 0\.0001 is allowed"):
+        evaluate(world, world.model("red"))
+
+
+def test_a_model_of_other_classes_is_refused(world, evaluate):
+    with pytest.raises(DataError, match=r"tells L2_3, b, class apart, but .* holds L2_3, b, class, 꽃"):
+        evaluate(world, world.model("red", classes=CLASSES[:3]))
+
+
+def test_the_model_card_says_what_it_is_and_where_it_fails(world, evaluate):
+    result = evaluate(world, world.model("red"), licence="CC-BY-4.0")
+    text = result.path("model_card.md").read_text()
+    assert text.startswith('---\nlicense: "CC-BY-4.0"\npipeline_tag: image-classification\n---\n')
+    macro = result.json("evaluation.json")["macro"]
+    assert f"macro F1 {macro['f1']:.3f} (95% interval {macro['f1_low']:.3f} to {macro['f1_high']:.3f})" in text
+    assert "80 trained it".replace("80", "80 images") in text
+    assert "20 chose the best epoch and model and calibrated it, 80 tested it" in text
+    assert "| L2\\_3 | 20 | 20 | 1.000 | 1.000 | 1.000 | 1.000 to 1.000 |" in text
+    limits = text[text.index("## Limits") :]
+    assert "- Weaker classes, by F1:" in limits
+    assert "20 of 100 labels" not in limits
+    assert f"{result.json('evaluation.json')['suspects']['found']} of 100 labels" in limits
+    assert "## Licence\n\nCC-BY-4.0\n" in text
+    assert "Not stated" in evaluate(world, world.model("red")).path("model_card.md").read_text()
+
+
+def test_the_card_s_example_runs(world, evaluate, tmp_path):
+    result = evaluate(world, world.model("blue"))
+    text = result.path("model_card.md").read_text()
+    code = text[text.index("```python\n") + 10 : text.rindex("```")]
+    shutil.copytree(result.directory("export"), tmp_path / "run" / "export")
+    picture = cv2.imread(str(world.dataset / "b/001.png"))
+    cv2.imwrite(str(tmp_path / "run" / "picture.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "run", capture_output=True, text=True, check=True
+    )
+    name, probability = done.stdout.split()
+    assert name == "b"
+    assert 0.3 < float(probability) <= 1

@@ -5,6 +5,7 @@ import boto3
 import pandas as pd
 import pytest
 
+from tasks import evaluate
 from tasks.core.errors import DataError, NotFound, ParamsError
 from tasks.predict import main
 from tests.tasks.judging import World
@@ -14,13 +15,21 @@ from tests.tasks.test_promote import crown
 @pytest.fixture
 def world(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for name in ("draw_confusion", "draw_reliability", "draw_f1"):  # the export has no need of them
+        monkeypatch.setattr(evaluate, name, lambda *_: None)
     return World(store, tmp_path, test=4)
 
 
 @pytest.fixture
-def champion(world):
+def evaluated(world, run_step):
+    """The `evaluate` artifact of a model."""
+    return lambda channel: run_step("evaluate", world.judged(world.model(channel)))
+
+
+@pytest.fixture
+def champion(world, evaluated):
     model = world.model("blue")
-    crown(world, model)
+    crown(world, model, evaluation=evaluated("blue").uri)
     return model
 
 
@@ -80,8 +89,8 @@ def test_a_name_can_not_act_on_the_terminal_or_the_spreadsheet(world, champion, 
     assert table()["image"].tolist() == ["'=1+1.png", "꽃 \x1b[31m.png", "\\xff.png"]
 
 
-def test_a_model_by_its_uri(world):
-    assert main(["pictures/class/000.png", "--model", world.model("red").uri]) == 0
+def test_a_model_by_the_uri_of_its_evaluation(evaluated):
+    assert main(["pictures/class/000.png", "--model", evaluated("red").uri]) == 0
     assert table()["class"].tolist() == ["꽃 $x$"]  # red is wrong about it
 
 
@@ -109,8 +118,25 @@ def test_no_champion_yet(world):
         main(["pictures"])
 
 
-def test_champions_of_several_data_sets(world, champion, store):
-    crown(SimpleNamespace(store=store, dataset="/data/others"), world.model("red"))
+def test_probabilities_are_calibrated(world, evaluated):
+    evaluation = evaluated("red")
+    main(["pictures/b", "--model", evaluation.uri, "--output", "out.parquet"])
+    given = pd.read_parquet("out.parquet").set_index("image")["probability"].rename(lambda name: name[9:])
+    wanted = evaluation.table("predictions.parquet").set_index("key")["confidence"]
+    both = wanted.index[wanted.index.str.startswith("b/")]
+    assert len(both) == 4
+    assert given[both].to_numpy() == pytest.approx(wanted[both].to_numpy(), abs=0.02)  # two pixels of a file differ
+
+
+def test_a_champion_without_an_export(world):
+    crown(world, world.model("blue"))
+    with pytest.raises(DataError, match=r"has no export\. Run the workflow again"):
+        main(["pictures"])
+
+
+def test_champions_of_several_data_sets(world, champion, evaluated, store):
+    others = SimpleNamespace(store=store, dataset="/data/others")
+    crown(others, world.model("red"), evaluation=evaluated("red").uri)
     with pytest.raises(DataError, match=r"choose by --dataset, one of others-[0-9a-f]{8}, pictures-[0-9a-f]{8}\."):
         main(["pictures/class/000.png"])
     answers = []
@@ -130,7 +156,7 @@ def test_champions_of_several_data_sets(world, champion, store):
         (["x", "--output", "no/folder/out.csv"], ParamsError, "there is no folder"),
         (["x", "--top", "0"], ParamsError, "expected 1 or more"),
         (["x", "--model", "resnet"], ParamsError, "is not an artifact's URI"),
-        (["x", "--model", "/store/artifacts/train/0"], NotFound, "There is no artifact"),
+        (["x", "--model", "/store/artifacts/evaluate/0"], NotFound, "There is no artifact"),
         (["empty"], DataError, "There are no images in empty"),
     ],
     ids=["format", "folder", "top", "no URI", "no artifact", "empty folder"],
@@ -142,5 +168,5 @@ def test_what_can_not_be_used_is_said(champion, tmp_path, words, error, says):
 
 
 def test_an_artifact_that_is_no_model_is_refused(world):
-    with pytest.raises(ParamsError, match="made by 'resample'; expected the URI of a `train` artifact"):
+    with pytest.raises(ParamsError, match="made by 'resample'; expected the URI of an `evaluate` artifact"):
         main(["pictures", "--model", world.resample.uri])

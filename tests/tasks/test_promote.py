@@ -1,4 +1,3 @@
-import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +17,8 @@ def world(store, tmp_path):
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    """`promote` reads none of the figures of `evaluate`, and drawing them takes most of its time."""
+    """`promote` reads neither figures nor export of `evaluate`, and they take most of its time."""
+    monkeypatch.setattr(evaluate, "write_export", lambda *_: 0.0)
     for name in ("draw_confusion", "draw_reliability", "draw_f1"):
         monkeypatch.setattr(evaluate, name, lambda *_: None)
 
@@ -34,7 +34,7 @@ def decide(run_step):
 
 
 def inputs_of(run_step, world: World, model: Artifact) -> dict[str, Artifact | list[Artifact]]:
-    evaluation = run_step("evaluate", {"resample": world.resample, "train": [model]})
+    evaluation = run_step("evaluate", world.judged(model))
     return {"snapshot": world.snapshot, "resample": world.resample, "train": [model], "evaluate": evaluation}
 
 
@@ -42,9 +42,10 @@ def champion_of(world: World) -> Champion | None:
     return read_champion(world.store, str(world.dataset))[0]
 
 
-def crown(world: World, model: Artifact, previous: str | None = None) -> None:
+def crown(world: World, model: Artifact, evaluation: str = "") -> None:
     _, etag = read_champion(world.store, str(world.dataset))
-    assert move_champion(world.store, str(world.dataset), Champion(model.uri, previous, "2026-01-01"), etag)
+    champion = Champion(model.uri, None, "2026-01-01", evaluation)
+    assert move_champion(world.store, str(world.dataset), champion, etag)
 
 
 def failed(decision: Artifact) -> list[str]:
@@ -63,7 +64,7 @@ def test_the_first_model_above_the_floor_is_promoted(world, decide):
     result = decide(world, model)
     decision = result.json("decision.json")
     assert decision["verdict"] == result.metrics["verdict"] == "PROMOTE"
-    assert decision["candidate"]["uri"] == model.uri
+    assert decision["candidate"]["artifact"] == model.folder
     assert decision["champion"] is None
     assert decision["comparison"] is None
     assert "no champion yet" in message(result, "champion")
@@ -98,6 +99,8 @@ def test_a_better_challenger_is_promoted(world, decide):
     assert comparison["images"] == 80
     assert comparison["candidate_macro_f1"] == 1
     assert comparison["delta_macro_f1"] == pytest.approx(1 - comparison["champion_macro_f1"])
+    assert (comparison["mcnemar"]["champion_only"], comparison["mcnemar"]["candidate_only"]) == (0, 15)
+    assert comparison["mcnemar"]["p"] == pytest.approx(2 / 2**15)
     assert 0 < comparison["interval"][0] < comparison["delta_macro_f1"] < comparison["interval"][1]
     assert [row["class"] for row in comparison["per_class"]] == CLASSES
     assert result.metrics["delta"] == comparison["delta_macro_f1"]
@@ -170,7 +173,9 @@ def test_a_crash_after_the_pointer_moved_repeats_safely(world, run_step):
     again = run_step("promote", inputs)
     assert again.key == first.key
     assert again.path("decision.json").read_bytes() == decision
-    assert champion_of(world) == moved == Champion(new.uri, old.uri, str(inputs["evaluate"].manifest["made_at"]))
+    evaluation = inputs["evaluate"]
+    assert champion_of(world) == moved
+    assert moved == Champion(new.uri, old.uri, str(evaluation.manifest["made_at"]), evaluation.uri)
 
 
 def test_a_champion_named_meanwhile_is_not_overwritten(world, run_step, monkeypatch):
@@ -195,8 +200,9 @@ def test_a_champion_named_meanwhile_is_not_overwritten(world, run_step, monkeypa
 
 def test_two_attempts_at_the_same_promotion_agree(world):
     model = world.model("blue")
-    promote.put_in_use(world.store, "pictures", model, None, None, "now")
-    promote.put_in_use(world.store, "pictures", model, None, None, "later")
+    for made_at in ("now", "later"):
+        evaluation = SimpleNamespace(uri="evaluation", manifest={"made_at": made_at})
+        promote.put_in_use(world.store, "pictures", model, evaluation, None, None)
     assert read_champion(world.store, "pictures")[0].since == "now"
 
 
@@ -266,7 +272,7 @@ def test_a_champion_that_can_not_be_opened_counts_as_none(world, decide, damage)
     result = decide(world, new)
     assert result.metrics["verdict"] == "PROMOTE"
     assert "can't be opened and counts as none" in message(result, "champion")
-    assert champion_of(world) == dataclasses.replace(champion_of(world), model=new.uri, previous=old.uri)
+    assert (champion_of(world).model, champion_of(world).previous) == (new.uri, old.uri)
 
 
 def test_a_store_that_was_moved_still_knows_its_champion(world, decide):

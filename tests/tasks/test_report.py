@@ -16,7 +16,7 @@ import pytest
 from tasks.core.artifacts import Artifact
 from tasks.core.store import LocalStore
 from tasks.page import duration
-from tasks.report import changes, in_need
+from tasks.report import changes, cost, in_need
 from tests.tasks.artifacts_by_hand import a_run
 
 RunStep = Callable[..., Artifact]
@@ -114,7 +114,7 @@ def test_all_sections_are_there_the_verdict_first(report: Report) -> None:
     page = report()
     assert_harmless(page)
     sections = [each["id"] for each in page.all("section")]
-    assert sections == ["change", "need", "results", "data", "photographs", "balance", "ledger", "run"]
+    assert sections == ["change", "need", "results", "card", "data", "drift", "photographs", "balance", "ledger", "run"]
     assert [each["href"] for each in page.all("a")][1:] == [f"#{id_}" for id_ in ["verdict", *sections]]
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
@@ -126,15 +126,28 @@ def test_all_sections_are_there_the_verdict_first(report: Report) -> None:
     assert text.index("HOLD") < text.index("The champion stays in use.") < text.index("What changed since")
     assert "has 0.775: a difference of +0.014 (90 % interval −0.010 to +0.040)" in text
     assert text.index("failed class drop") < text.index("passed floor"), "what failed first"
-    assert "2022-08-01 00:00 UTC, approximate. The bucket keeps no versions" in text
+    assert "2022-07-29 12:34 UTC. This data set keeps no versions." in text
     assert "2 × hidden file" in text
     assert "1 of 2 expectations is met." in text
     assert "! warning" not in text, "the sign is drawn, not read aloud"
     assert "warning A class is small. images per class L2_10: 9 at least 50" in text
     assert "4 groups of the same bytes, 3 groups that look alike" in text
+    assert "drifted class: further than 0.2 since the champion's data" in text
+    assert "class 0.310 the images L2_10 10.0 % L2_10 41.0 %" in text
     assert "6 images are photographs; 3 are unsure" in text
     assert "ledger.csv" in text
-    assert "L2_3 – – – 2 –" in text, "a class without a score"
+    assert "L2_3 – – – – 2 –" in text, "a class without a score"
+    assert "L2_10 0.500 0.500 0.500 0.400 to 0.600 2 0.500" in text
+    assert "macro F1 of 0.789 (95 % interval 0.710 to 0.840)" in text
+    assert "A temperature of 1.60" in text
+    assert "50 % 0.920 3 1.000 0.700 to 1.000 0" in text, "the operating table"
+    assert "1 slice falls short" in text
+    assert text.count("cluster L2_10, group 1 12 0.250 0.090 to 0.530 0.750 −0.500") == 2
+    assert "Of 40 images that a model judged without having been trained on them, 1 more probably" in text
+    assert "L2_10/0010.jpg L2_10 L2_12 0.020 0.950 validation" in text
+    assert "Limits Weaker where it is dark.Tested on few images." in text
+    assert "model_card.md" in text
+    assert "3 are right with the candidate alone and 2 with the champion alone" in text
     assert "max_class_drop 0.05 No class may lose more F1 than this" in text
     assert "All 49 6 3 3 3" in text, "the ledger's totals: kept, photo, duplicate, conflict, quarantined"
     assert text.count("artifacts/scan/") == 2, "found through validate's inputs"
@@ -180,6 +193,7 @@ def test_nothing_optional_leaves_a_hole(report: Report) -> None:
     assert "Champion, macro F1" not in text
     assert "Leaderboard" not in text
     assert "None was found." in text
+    assert "Nothing to compare with. There is no champion yet." in text
     assert "nan" not in text.lower()
     assert "None" not in text.replace("None was found.", "")
 
@@ -197,6 +211,13 @@ def test_a_cross_validation_tells_mean_spread_and_interval(report: Report) -> No
     assert "baseline 5 0.790 0.800 9" in text  # the last fold
 
 
+def test_what_a_training_cost_is_told_as_far_as_it_is_known(report: Report) -> None:
+    assert "It took 3 min 20 s, 2 min 30 s of them until the best epoch; 400 GPU-seconds." in report().text
+    noted = {"training_seconds": 1800.0, "seconds_to_best": 900.0, "gpus": 0}
+    assert cost(noted, 3.0) == {"seconds": 1800.0, "seconds_to_best": 900.0, "gpu_seconds": None, "price": 1.5}
+    assert set(cost({}, 3.0).values()) == {None}
+
+
 def test_a_dry_run_tells_what_training_would_cost(store: LocalStore, tmp_path: Path, run_step: RunStep) -> None:
     run = a_run(store, tmp_path, HOSTILE)
     scans = run.pop("scan")
@@ -211,7 +232,7 @@ def test_a_dry_run_tells_what_training_would_cost(store: LocalStore, tmp_path: P
     seconds = drawn * 5 * 3 / 900  # the speed of the training in the store
     assert f"baseline 3 {drawn * 15:,} {duration(seconds)} {seconds:.2f}" in page.text
     assert f"vgg 3 {drawn * 15:,} not known –" in page.text
-    assert [each["id"] for each in page.all("section")] == ["data", "photographs", "balance", "ledger", "run"]
+    assert [each["id"] for each in page.all("section")] == ["data", "drift", "photographs", "balance", "ledger", "run"]
 
 
 def test_pictures_over_the_limit_are_named(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +240,7 @@ def test_pictures_over_the_limit_are_named(report: Report, monkeypatch: pytest.M
     page = report()
     assert_harmless(page)
     assert 0 < len(page.all("img")) < 10
-    assert "Left out here to keep this file small; it is at" in page.text
+    assert "Left out here to keep this file small; it is" in page.text
     assert len(page.html) < 150_000
 
 

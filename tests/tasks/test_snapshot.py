@@ -43,9 +43,9 @@ def test_a_folder_is_listed_with_all_that_is_known(run_step: RunStep, tmp_path: 
     assert images["modified"][1] == stamp
     facts = made.json("snapshot.json")
     assert facts["dataset"] == str(data.resolve())
-    assert (facts["exact"], facts["note"], facts["images"], facts["bytes"]) == (True, "", 2, 22)
+    assert (facts["versioned"], facts["images"], facts["bytes"]) == (False, 2, 22)
     assert facts["classes"] == {"a": 1, "b": 1}
-    assert made.metrics == {"images": 2, "classes": 2, "bytes": 22, "ignored": 0, "exact": True}
+    assert made.metrics == {"images": 2, "classes": 2, "bytes": 22, "ignored": 0, "versioned": False}
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,9 @@ def test_a_folder_as_of_an_instant_goes_by_modification_time(run_step: RunStep, 
     made = run_step("snapshot", dataset=str(data), as_of=march)
     facts = made.json("snapshot.json")
     assert keys(made) == ["a/old.jpg", "b/old.jpg"]
-    assert facts["exact"] is False
-    assert facts["note"].startswith("Approximate")
-    assert facts["as_of"] == "2024-03-01T00:00:00+00:00"
-    assert facts["ignored"] == {"newer than the snapshot's instant": 1}
-    with pytest.raises(DataError, match=r"no images below .* as of 2024-02-01"):
+    assert facts["versioned"] is False
+    assert facts["note"].startswith("This data set keeps no versions")
+    with pytest.raises(DataError, match=r"no images below .* as of 2024-02-01.* Ignored: 3 newer than that\."):
         run_step("snapshot", dataset=str(data), as_of=march - timedelta(days=29))
 
 
@@ -182,7 +180,7 @@ def test_a_bucket_is_listed_whatever_its_keys_are(run_step: RunStep, s3: str) ->
     made = run_step("snapshot", dataset=s3)
     assert keys(made) == sorted(ODD_KEYS)
     facts = made.json("snapshot.json")
-    assert (facts["dataset"], facts["exact"]) == (s3, True)
+    assert (facts["dataset"], facts["versioned"]) == (s3, False)
     assert facts["classes"] == {SCRIPT: 1, "a": 4, "한국어": 1}
     assert facts["ignored"] == {"folder markers": 1, "hidden or system files": 1, "not in a class folder": 2}
     assert run_step("snapshot", dataset=s3 + "/").key == made.key
@@ -191,8 +189,8 @@ def test_a_bucket_is_listed_whatever_its_keys_are(run_step: RunStep, s3: str) ->
 def test_a_bucket_without_versions_is_approximate(run_step: RunStep, s3: str) -> None:
     put(s3, "a/1.jpg", "b/2.jpg")
     facts = run_step("snapshot", dataset=s3, as_of=datetime.now(UTC) + timedelta(seconds=5)).json("snapshot.json")
-    assert (facts["exact"], facts["images"]) == (False, 2)
-    assert facts["note"].startswith("Approximate")
+    assert (facts["versioned"], facts["images"]) == (False, 2)
+    assert facts["note"].startswith("This data set keeps no versions")
 
 
 def age(uri: str, days: dict[str, list[int]]) -> None:
@@ -231,7 +229,7 @@ def test_a_bucket_with_versions_is_listed_exactly_as_it_was(run_step: RunStep, s
     def sizes(day: int | None) -> dict[str, int]:
         as_of = datetime(2024, 3, day, 12, tzinfo=UTC) if day else None
         made = run_step("snapshot", dataset=s3_versioned, as_of=as_of)
-        assert made.metrics["exact"] is True
+        assert made.metrics["versioned"] is True
         images = made.table("images.parquet")
         for image in images.itertuples():
             assert len(store.get(str(image.key), str(image.version))) == image.bytes

@@ -1,3 +1,5 @@
+from math import comb
+
 import numpy as np
 import pytest
 from sklearn import metrics as reference
@@ -102,3 +104,55 @@ def test_bootstrap_with_a_model_that_knows_no_class():
     truth = np.repeat([0, 2], 20)  # class 1 has no image
     nothing = np.full(40, -1)
     assert (metrics.paired_bootstrap(truth, nothing, truth, 3, 100, seed=0) == 1).all()
+
+
+def test_the_bootstrap_of_each_class_is_that_of_the_macro_average():
+    truth, first = guesses(200, 4, seed=1)
+    f1 = metrics.bootstrap_f1(truth, first, 5, 1500, seed=0)
+    assert f1.shape == (1500, 5)
+    assert np.isnan(f1[:, 4]).all(), "a class without images"
+    wrong = np.full_like(first, -1)  # against it the difference is the macro average itself
+    np.testing.assert_allclose(
+        np.nanmean(f1, axis=1).mean(), metrics.paired_bootstrap(truth, wrong, first, 5, 1500, seed=0).mean(), atol=0.003
+    )
+    scores = metrics.classwise(truth, first, 4).f1
+    low, high = np.quantile(f1[:, :4], [0.025, 0.975], axis=0)
+    assert ((low < scores) & (scores < high)).all()
+
+
+def test_the_interval_holds_the_true_score_about_as_often_as_it_says():
+    rng, inside = np.random.default_rng(3), 0
+    population_truth, population = guesses(200_000, 3, seed=7)
+    true = metrics.macro(metrics.classwise(population_truth, population, 3).f1)
+    for seed in range(200):
+        drawn = rng.integers(0, len(population), 150)
+        f1 = metrics.bootstrap_f1(population_truth[drawn], population[drawn], 3, 300, seed=seed)
+        low, high = np.quantile(f1.mean(axis=1), [0.025, 0.975])
+        inside += low <= true <= high
+    assert 0.9 <= inside / 200 <= 0.99
+
+
+def test_mcnemar_is_the_sign_test_of_the_images_they_differ_on():
+    truth = np.zeros(30, int)
+    first, second = np.zeros(30, int), np.zeros(30, int)
+    first[:2], second[2:12] = 1, -1
+    test = metrics.mcnemar(truth, first, second)
+    assert (test["only_first"], test["only_second"]) == (10, 2)
+    assert test["p"] == pytest.approx(2 * sum(comb(12, k) for k in range(3)) / 2**12)
+    assert metrics.mcnemar(truth, first, first)["p"] == 1
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "low", "high"), [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)]
+)
+def test_wilson_s_interval(right, images, low, high):
+    """The last is the example of Newcombe, Two-sided confidence intervals for the single proportion, 1998."""
+    assert metrics.wilson(right, images) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+
+def test_the_surest_images_come_first():
+    confidence = np.array([0.9, 0.2, 0.5, 0.5, 0.7])
+    assert metrics.selective(confidence, 1.0) == (0.2, 5)
+    assert metrics.selective(confidence, 0.4) == (0.7, 2)
+    assert metrics.selective(confidence, 0.6) == (0.5, 4), "equally sure, both or none"
+    assert metrics.selective(confidence, 0.0) == (0.9, 1)

@@ -1,0 +1,55 @@
+"""The data set and the model as Airflow's asset graph shows them."""
+
+from typing import Any
+from urllib.parse import quote
+
+from airflow.sdk import Asset, AssetAlias, AssetWatcher
+
+from include.triggers import ImagesLanded
+from tasks.core.artifacts import Artifact
+from tasks.core.champion import champion_key, dataset_name
+from tasks.core.params import Params
+from tasks.core.settings import settings
+
+
+def _uri(address: str) -> str:
+    """A folder's or bucket's address as an asset's URI."""
+    if address.startswith("/"):
+        address = "file://" + address
+    return quote(address, safe=":/")
+
+
+#: The data set of a run that names none. An event says that images landed: {dataset, listing, images, landed}.
+IMAGES = Asset(
+    "images",
+    uri=_uri(settings().dataset_uri),
+    watchers=[
+        AssetWatcher(
+            name="images landed",
+            trigger=ImagesLanded(
+                dataset=settings().dataset_uri,
+                seconds=settings().watch_seconds,
+                min_images=Params.of(settings().params).min_new_images,
+            ),
+        )
+    ],
+)
+
+#: The models in use. One gets an event where a run changed it: {model, dataset, snapshot, images, classes, macro_f1}.
+CHAMPION = AssetAlias("champion")
+
+
+def champion_changed(context: Any, promote: Artifact, snapshot: Artifact) -> None:
+    """Tell Airflow that a run's model is in use now for its data set."""
+    dataset = str(snapshot.json("snapshot.json")["dataset"])
+    candidate = promote.json("decision.json")["candidate"]
+    pointer = Asset(f"champion {dataset_name(dataset)}", uri=_uri(f"{settings().store_uri}/{champion_key(dataset)}"))
+    extra = {
+        "model": f"{promote.store.uri}/{candidate['artifact']}",
+        "dataset": dataset,
+        "snapshot": snapshot.uri,
+        "images": snapshot.metrics["images"],
+        "classes": snapshot.metrics["classes"],
+        "macro_f1": candidate["macro_f1"],
+    }
+    context["outlet_events"][CHAMPION].add(pointer, extra=extra)

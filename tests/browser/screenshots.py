@@ -1,0 +1,99 @@
+"""Pictures of the UI for docs/: `make screenshots`.
+
+    python -m tests.browser.screenshots docs/ui
+
+Serves an Airflow of its own with the demo data set, trains some models, and takes each picture of the real thing.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import expect
+
+from tasks.demo import make_demo
+from tests.browser.person import Person, chromium
+from tests.faults.conftest import Airflow, Run, wait_for
+
+#: Enough for a model that learns something, and little enough for a laptop.
+PARAMS = {"preset": "demo", "gpus": 0, "min_macro_f1": 0.1}
+
+#: A picture has at most so many colours, so that it stays small.
+COLOURS = 128
+
+
+def main(folder: Path) -> None:
+    """Take all pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as home:
+        data = Path(home) / "demo"
+        make_demo(data)
+        airflow = Airflow(Path(home), f"{home}/store")
+        try:
+            airflow.start(data)
+            airflow.unpause()
+            with chromium() as browser:
+                person = Person(browser, f"http://localhost:{airflow.port}", viewport={"width": 1280, "height": 860})
+                passwords = json.loads((Path(home) / "airflow" / "passwords.json").read_text())
+                take(airflow, person.log_in("admin", passwords["admin"]), folder)
+        finally:
+            airflow.stop()
+
+
+def take(airflow: Airflow, person: Person, folder: Path) -> None:
+    """Start the runs, and take each picture when there is something to see."""
+    page = person.page
+    form = person.open_form()
+    form.show("Data").choose("preset", "Demo")
+    keep(page, folder / "form.png")
+    page.keyboard.press("Escape")
+
+    run = started(airflow, epochs=10)
+    wait_for(lambda: run.task("eda")["state"] == "success", "the exploration")
+    person.open_tab("Report", run.run_id, "progress")
+    keep(page, folder / "progress.png")
+    run.succeeds()
+    for epochs in (20, 30):
+        started(airflow, epochs=epochs).succeeds()
+
+    asked = started(airflow, epochs=45, require_approval=True)
+    wait_for(lambda: asked.task("approve")["state"] == "awaiting_input", "the question")
+    person.open(f"/dags/retrain/runs/{asked.run_id}/tasks/approve/required_actions")
+    expect(page.get_by_role("button", name="Approve", exact=True)).to_be_enabled()
+    keep(page, folder / "approval.png")
+    page.get_by_role("button", name="Approve", exact=True).click()
+    asked.succeeds()
+
+    person.open_tab("Report", asked.run_id)
+    keep(page, folder / "report.png")
+    person.open_tab("Ledger", asked.run_id).get_by_role("link", name="photo").click()
+    keep(page, folder / "ledger.png")
+    person.open_tab("History", ready=".chart")
+    keep(page, folder / "history.png")
+    person.open("/dags/retrain")
+    page.get_by_role("button", name="Graph").or_(page.get_by_label("Graph")).first.click()
+    keep(page, folder / "graph.png")
+
+
+def started(airflow: Airflow, **params: Any) -> Run:
+    body = {"logical_date": None, "conf": PARAMS | params}
+    return Run(airflow, airflow.ask("POST", "/api/v2/dags/retrain/dagRuns", body)["dag_run_id"])
+
+
+def keep(page: Any, path: Path) -> None:
+    """Take a picture of what is in the window, when it has come to rest, with few colours."""
+    from PIL import Image
+
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(3000)
+    page.screenshot(path=path)
+    with Image.open(path) as taken:
+        few = taken.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,34 @@
+import pytest
+
+from tasks.core.artifacts import Artifact
+from tasks.core.errors import DataError
+from tests.tasks.judging import make
+
+
+@pytest.fixture
+def artifact(any_store, tmp_path) -> Artifact:
+    def files(out):
+        out.text("export/saved_model.pb", "graph")
+        out.text("export/variables/index", "none")
+        out.text("export.json", "{}")
+
+    return make(any_store, "evaluate", files, tmp_path)
+
+
+def test_a_directory_is_there_as_a_folder(artifact):
+    for _ in range(2):
+        folder = artifact.directory("export")
+        found = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+        assert found == {"saved_model.pb": "graph", "variables/index": "none"}
+    assert [path.name for path in artifact.directory("export/variables").iterdir()] == ["index"]
+
+
+def test_a_directory_that_is_not_there(artifact):
+    with pytest.raises(DataError, match=r"has no files below exp/\. It has: export\.json, export/saved_model\.pb"):
+        artifact.directory("exp")
+
+
+def test_a_file_of_a_directory_that_was_changed(artifact):
+    artifact.store.put(artifact.key_of("export/variables/index"), b"some")
+    with pytest.raises(DataError, match=r"export/variables/index in .* is missing or was changed"):
+        artifact.directory("export")

@@ -1,0 +1,61 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from tasks.slices import slices
+
+
+@pytest.fixture
+def images() -> pd.DataFrame:
+    """200 images of two classes; b is in two groups, added over 100 days."""
+    number = np.arange(200)
+    return pd.DataFrame(
+        {
+            "key": [f"{at}.png" for at in number],
+            "class": np.where(number < 100, "a", "b"),
+            "label": number // 100,
+            "width": 200 + number % 7,
+            "height": 500,
+            "brightness": (number % 50) * 5.0,
+            "modified": pd.Timestamp("2026-01-01", tz="UTC") + pd.to_timedelta(number // 2, unit="D"),
+            "duplicates": np.where(number % 4 == 0, 3, 1),
+            "cluster": np.where(number < 150, 0, 1),
+        }
+    )
+
+
+def test_a_weak_slice_stands_out(images):
+    right = np.ones(200, bool)
+    right[150:175] = False  # half of b's second group
+    found = slices(images, right)
+    assert found.columns.tolist() == ["by", "slice", "images", "accuracy", "low", "high", "expected", "weak"]
+    groups = found[found["by"] == "cluster"].set_index("slice")
+    assert groups.index.tolist() == ["b, group 0", "b, group 1"], "a has one group only"
+    assert groups.loc["b, group 1", ["images", "accuracy", "expected", "weak"]].tolist() == [50, 0.5, 0.75, True]
+    assert not groups.loc["b, group 0", "weak"]
+    assert (found["low"] <= found["accuracy"]).all()
+    assert (found["accuracy"] <= found["high"]).all()
+
+
+def test_a_slice_of_a_hard_class_is_not_weak_for_that(images):
+    right = (images["label"] == 0).to_numpy() | (images.index % 2 == 0)
+    later = slices(images, right).set_index("by").loc["date added"].iloc[-1]
+    assert later["accuracy"] == pytest.approx(0.5, abs=0.05)
+    assert later["expected"] == pytest.approx(0.5)
+    assert not later["weak"]
+
+
+def test_quarters_say_where_they_end_and_hold_every_image(images):
+    found = slices(images, np.ones(200, bool))
+    for by in ("brightness", "date added", "near duplicates", "shorter side"):
+        assert found.loc[found["by"] == by, "images"].sum() == 200
+    assert found.loc[found["by"] == "date added", "slice"].iloc[0] == "2026-01-01 to 2026-01-25"
+    assert found.loc[found["by"] == "brightness", "slice"].iloc[-1].endswith(" to 245 of 255")
+
+
+def test_what_cuts_nothing_apart_is_left_out(images):
+    images = images.assign(width=227, height=227, brightness=9.0, duplicates=1, cluster=0)
+    images["modified"] = images["modified"].iloc[0]
+    assert slices(images, np.ones(200, bool)).empty
+    few = images.assign(duplicates=[2] * 9 + [1] * 191)
+    assert slices(few, np.ones(200, bool))["slice"].tolist() == ["one of a kind"], "9 images say nothing"
