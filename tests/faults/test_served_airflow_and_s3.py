@@ -5,6 +5,7 @@ written while Airflow starts.
 """
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from tests.faults.conftest import PARAMS, Airflow, Run, kill, wait_for
 from tests.received import Received
 
 pytestmark = [
+    pytest.mark.skipif("GESSO_TEST_WEEKS" not in os.environ, reason="takes ten minutes: GESSO_TEST_WEEKS is not set"),
     pytest.mark.faults,
     pytest.mark.s3,
     pytest.mark.timeout(1500),
