@@ -190,7 +190,7 @@ def _results(inputs: Inputs, params: ReportParams, pictures: Pictures) -> dict[s
         "classwise": _rows(classwise),
         "card": evaluate.json("model_card.json"),
         "card_uri": _where(evaluate, "model_card.md"),
-        "evaluate_uri": evaluate.uri,
+        "evaluate_folder": evaluate.folder,
         "operating": _rows(evaluate.table("operating.parquet")),
         "slices": _rows(evaluate.table("slices.parquet")),
         "pairs": _rows(pairs.head(12)),

@@ -164,6 +164,7 @@ def test_the_same_data_gives_the_same_bytes(
     assert set(written[0]) == {
         "images.parquet", "duplicates.parquet", "quarantine.csv", "findings.json", "validation.json",
         "data_docs/index.html",
+        "expectations.yaml",
     }  # fmt: skip
     assert not re.search(rb"20\d\d-?[01]\d-?\d\d[T ]", written[0]["validation.json"])
 
