@@ -35,6 +35,7 @@ KEY_FIGURES = {
     },
     "eda": {"exact_groups": "groups of the same bytes", "near_groups": "groups that look alike"},
     "cluster": {"photos": "photographs", "unsure": "unsure", "contaminated_classes": "classes with photographs"},
+    "drift": {"drifted": "measures that moved", "furthest": "furthest"},
     "resample": {
         "images": "used", "train": "for training", "train_drawn": "drawn an epoch",
         "validation": "for validation", "test": "for the test",
