@@ -23,6 +23,7 @@ import itertools
 import json
 import platform
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,6 +61,9 @@ LIBRARIES = (
 )
 
 ROOT = Path(__file__).parents[1]
+
+#: CPython 3.11's parser now and then fails in threads that enter it at once ("recursion depth mismatch").
+PARSING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,8 @@ def code_digest(name: str) -> str:
         file = _source(module)
         if file is None or module in digests:
             continue
-        tree = ast.parse(file.read_bytes())
+        with PARSING:
+            tree = ast.parse(file.read_bytes())
         waiting.extend(_imports(tree))
         digests[module] = hashlib.sha256(_without_docstrings(tree).encode()).hexdigest()
     for resource in getattr(importlib.import_module(f"tasks.{name}"), "RESOURCES", ()):

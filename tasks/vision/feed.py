@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
+import cv2
 import keras
 import numpy as np
 import numpy.typing as npt
@@ -102,6 +103,8 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         """Make batches ahead, by threads."""
         if self._feed != "resident":
             self._pool = ThreadPoolExecutor(settings().threads, "batches")
+            self._opencvs_threads = cv2.getNumThreads()
+            cv2.setNumThreads(1)  # a thread has a whole batch to make
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -109,6 +112,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         self._ahead = {}
         if pool is not None:
             pool.shutdown(cancel_futures=True)
+            cv2.setNumThreads(self._opencvs_threads)
 
     def __getitem__(self, step: int) -> Batch:
         pool = self._pool
