@@ -138,8 +138,11 @@ class HeavySplit:
     freedom: float
 
     def upper(self, scores: Floats) -> Floats:
-        """Probability of belonging to the upper one. It does not fall above `high` nor rise below `low`."""
-        inside = np.clip(scores, self.low, self.high)
+        """Probability of belonging to the upper one; it rises with the score."""
+        # The ratio of two t densities has its extremes here; farther out it would turn back.
+        centre = (self.low + self.high) / 2
+        reach = np.sqrt((self.high - self.low) ** 2 / 4 + self.freedom * self.width**2)
+        inside = np.clip(scores, centre - reach, centre + reach)
         lower, upper = (
             np.log1p(((inside - middle) / self.width) ** 2 / self.freedom) for middle in (self.low, self.high)
         )

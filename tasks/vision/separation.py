@@ -80,7 +80,7 @@ PRIOR: Mapping[str, int] = {
 
 #: Measures of the finest detail. They tell a style as much as a camera, so only a class's own axis uses them.
 FINE = re.compile("_run_|^pattern|_together_")
-FOLDS = 4
+FOLDS = 8
 CHUNK = 50_000  # rows of a large table at a time
 
 
