@@ -29,7 +29,7 @@ from tasks.vision.separation import Settings, separate
 Truth = npt.NDArray[np.bool_]
 DRAWS = 5
 SHARES = (5, 15, 30, 50, 75)
-PAINTINGS, GUESTS = ("L2_33", "L2_34"), ("L2_3", "L2_21", "L2_24")
+HOSTS, GUESTS = 2, 3  # classes among which photographs are put, and classes that these come from
 THRESHOLD = 0.8
 
 

@@ -84,7 +84,8 @@ def _histogram(scores: Floats, bins: int) -> tuple[Floats, Floats] | None:
     start, stop = float(scores.min()), float(scores.max())
     width = (stop - start) / bins
     places = np.minimum(((scores - start) / width).astype(np.intp), bins - 1)
-    return start + (np.arange(bins) + 0.5) * width, np.bincount(places, minlength=bins) / len(scores)
+    centres: Floats = start + (np.arange(bins, dtype=np.float64) + 0.5) * width
+    return centres, np.asarray(np.bincount(places, minlength=bins) / len(scores), np.float64)
 
 
 def split_scores(scores: Floats, bins: int = 256, rounds: int = 200) -> Split | None:

@@ -109,8 +109,7 @@ class Settings:
     groups: int = 4
     axes: int = 6
     axis_weight: float = 0.5  # of the first principal axis against the score
-    near: float = 2.0  # how much more an illustration weighs on a class's own axis the nearer it is to photographs
-    near_photographs: float = 1.0  # the same of the class's own photographs, the nearer they are to illustrations
+    near: float = 2.0  # how much more an example weighs on a class's own axis the nearer it is to the other side
     own_share: float = 0.5  # of the class itself among the illustrations of its own axis
     own_photographs: float = 50.0  # found photographs that weigh as much as all other classes' photographs
     freedom: float = 4.0  # of the t distributions
@@ -172,7 +171,7 @@ def separate(
     for name, rows in members.items():
         note = search.refusals[name]
         findings[name] = ClassFinding(not note, note or "two groups, one of them where photographs lie")
-        reasons[rows] = note or _reasons(values[order[rows]], names, search.probability[rows])
+        reasons[rows] = note or _reasons(values[order[rows]].astype(np.float64), names, search.probability[rows])
     back = np.argsort(order)
     place = _place(search.scores, ranked)
     return Separation(search.probability[back], search.group[back], place[back], list(reasons[back]), findings)
@@ -240,8 +239,10 @@ def _sentence(name: str, value: float, below: float) -> str:
 
 
 class _Search:
-    """Looks for photographs in each class. What it leaves: `probability` [n] of being one, `group` [n] inside the class,
-    `scores` [n], and by class `refusals`: why it is not held for contaminated, "" where it is.
+    """Looks for photographs in each class.
+
+    Leaves `probability` [n] of being one, `group` [n] inside the class, `scores` [n], and by class `refusals`: why it
+    is not held for contaminated, "" where it is.
     """
 
     def __init__(
@@ -308,12 +309,12 @@ class _Search:
             split, weight = self.splits[name], self._weight(name)
             accepted = not self.refusals[name] and split is not None
             upper = split.upper(self.scores[rows]) if accepted and split is not None else np.zeros(len(rows))
-            photographs[name] = Sums.of(self.coarse[rows], weight * (upper > sure))
-            illustrations[name] = Sums.of(self.coarse[rows], weight * (upper < 1 - sure) * (name not in aside))
+            illustration = (upper < 1 - sure) & (name not in aside)
+            photographs[name] = Sums.of(self.coarse[rows], np.where(upper > sure, weight, 0.0))
+            illustrations[name] = Sums.of(self.coarse[rows], np.where(illustration, weight, 0.0))
         self.trained = set()
         for name, rows in self.members.items():
-            upper, lower = (_without(name, sums) for sums in (photographs, illustrations))
-            axis = fisher_axis(upper, lower, self.settings.shrinkage)
+            axis = fisher_axis(_without(name, photographs), _without(name, illustrations), self.settings.shrinkage)
             if axis is None:
                 self.scores[rows] = self.prior[rows]
             else:
@@ -339,8 +340,8 @@ class _Search:
         photographs, illustrations, paintings = {}, {}, {}
         for name, rows in self.members.items():
             weight, ranked, probability = self._weight(name), self.ranked[rows], self.probability[rows]
-            photographs[name] = Sums.of(ranked, weight * (probability > settings.sure))
-            weights = weight * (probability < 1 - settings.sure)
+            photographs[name] = Sums.of(ranked, np.where(probability > settings.sure, weight, 0.0))
+            weights = np.where(probability < 1 - settings.sure, weight, 0.0)
             if name in aside:
                 paintings[name] = Sums.of(ranked, weights)
             else:
@@ -365,7 +366,7 @@ class _Search:
     def _own_scores(self, rows: Rows, upper: Sums, lower: Sums | None) -> Floats:
         """Scores of a class's images by its own axes."""
         settings, scores, probability = self.settings, self.scores[rows], self.probability[rows]
-        photographs = (probability > settings.sure) * _nearness(-scores, settings.near_photographs)
+        photographs = (probability > settings.sure) * _nearness(-scores, settings.near)
         illustrations = (probability < 1 - settings.sure) * _nearness(scores, settings.near)
         return self._cross_fitted(rows, photographs, illustrations, upper, lower, settings.shrinkage)
 
@@ -395,9 +396,10 @@ class _Search:
         for fold in range(FOLDS):
             others = [part for other, part in enumerate(parts) if other != fold]
             own_upper, own_lower = (Sums.total(part[side] for part in others) for side in (0, 1))
-            high, low = upper, lower
+            high: Sums | None = upper
+            low = lower
             if own_upper is not None and (count := photographs[folds != fold].sum()) >= settings.few:
-                high = mixed(own_upper, upper, count / (count + settings.own_photographs)) or upper
+                high = mixed(own_upper, upper, count / (count + settings.own_photographs))
             if own_lower is not None and own_lower.images >= settings.few:
                 low = mixed(own_lower, lower, settings.own_share)
             axis = fisher_axis(high, low, shrinkage)
