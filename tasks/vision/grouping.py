@@ -19,6 +19,9 @@ Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.intp]
 
+#: In which ranks are held: half of float64's memory, and no other verdicts (`benchmarks/separation_scale.py`).
+RANKS: type[np.floating] = np.float32
+
 
 def canonical_order(values: Singles) -> Rows:
     """Rows in an order of their content, so that sums come out the same in whatever order the rows came."""
@@ -33,7 +36,7 @@ def ranked_to_normal(values: Singles, order: Rows, columns: Rows) -> Singles:
 
     The rows come in `order`, the features as in `columns`. One feature at a time, so a large table is held only once.
     """
-    ranked = np.empty((len(order), len(columns)), np.float32)
+    ranked = np.empty((len(order), len(columns)), RANKS)
     for place, column in enumerate(columns):
         shares = (rankdata(values[:, column]) - 0.5) / max(len(order), 1)
         ranked[:, place] = np.clip(ndtri(shares), -3, 3)[order]
