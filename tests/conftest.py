@@ -70,11 +70,12 @@ SERVERS = {
     "kubernetes": ("a cluster", ("KUBECONFIG",)),
     "trainer": ("a trainer image in the cluster", ("GESSO_TEST_TRAINER", "GESSO_TEST_POD_S3")),
     "docker": ("a Docker engine", ("DOCKER_HOST",)),
+    "realdata": ("a data set whose truth is known", ("GESSO_TEST_DATA",)),
 }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out the tests that want a server that isn't there."""
+    """Leave out the tests that want a server or data that isn't there."""
     for marker, (server, names) in SERVERS.items():
         absent = [name for name in names if name not in os.environ]
         for item in items:

@@ -1,4 +1,4 @@
-"""The statistics that `separation.py` stands on: ranks, axes, two normals, Ward's groups.
+"""The statistics that `separation.py` stands on: ranks, axes, mixtures of two, Ward's groups.
 
 Nothing here knows of photographs. Everything is deterministic, and rows in another order give the same numbers where
 the caller has put them in `canonical_order` first.
@@ -16,29 +16,38 @@ from scipy.special import expit, ndtri
 from scipy.stats import rankdata
 
 Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.intp]
 
+#: In which ranks are held: half of float64's memory, and no other verdicts (`benchmarks/separation_scale.py`).
+RANKS: type[np.floating] = np.float32
 
-def canonical_order(values: Floats) -> Rows:
+
+def canonical_order(values: Singles) -> Rows:
     """Rows in an order of their content, so that sums come out the same in whatever order the rows came."""
     if not values.size:
         return np.arange(len(values))
-    rows = np.ascontiguousarray(values + 0.0)
+    rows = np.ascontiguousarray(values + np.float32(0))
     return np.argsort(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel(), kind="stable")
 
 
-def ranked_to_normal(values: Floats) -> Floats:
-    """Each feature's ranks within the data set, as the values a standard normal would have, within -3 and 3."""
-    if not values.size:
-        return values
-    return np.asarray(np.clip(ndtri((rankdata(values, axis=0) - 0.5) / len(values)), -3, 3))
+def ranked_to_normal(values: Singles, order: Rows, columns: Rows) -> Singles:
+    """Each feature's ranks within the data set, as the values a standard normal would have, within -3 and 3.
+
+    The rows come in `order`, the features as in `columns`. One feature at a time, so a large table is held only once.
+    """
+    ranked = np.empty((len(order), len(columns)), RANKS)
+    for place, column in enumerate(columns):
+        shares = (rankdata(values[:, column]) - 0.5) / max(len(order), 1)
+        ranked[:, place] = np.clip(ndtri(shares), -3, 3)[order]
+    return ranked
 
 
-def principal_axes(ranked: Floats, count: int) -> Floats:
+def principal_axes(ranked: npt.NDArray[np.floating], count: int) -> Floats:
     """Coordinates [n, count] on the axes of most variance; axes that there aren't are 0."""
     if not ranked.size:
         return np.zeros((len(ranked), count))
-    centred = ranked - ranked.mean(0)
+    centred = ranked - ranked.mean(0, dtype=np.float64)
     _, vectors = np.linalg.eigh(centred.T @ centred)
     vectors = vectors[:, ::-1][:, :count]
     # An eigenvector's sign is arbitrary; its largest part is made positive.
@@ -71,19 +80,27 @@ class Split:
         )
 
 
+def _histogram(scores: Floats, bins: int) -> tuple[Floats, Floats] | None:
+    """Centres and shares of the bins; None where all scores are (nearly) the same."""
+    if len(scores) < 4 or float(scores.var()) < 1e-9:
+        return None
+    start, stop = float(scores.min()), float(scores.max())
+    width = (stop - start) / bins
+    places = np.minimum(((scores - start) / width).astype(np.intp), bins - 1)
+    centres: Floats = start + (np.arange(bins, dtype=np.float64) + 0.5) * width
+    return centres, np.asarray(np.bincount(places, minlength=bins) / len(scores), np.float64)
+
+
 def split_scores(scores: Floats, bins: int = 256, rounds: int = 200) -> Split | None:
     """Fit two normals of one width by expectation maximisation; None where all scores are (nearly) the same.
 
     Works on a histogram, so its time hardly depends on the number of scores.
     """
-    variance = float(scores.var()) if len(scores) else 0.0
-    if len(scores) < 4 or variance < 1e-9:
+    histogram = _histogram(scores, bins)
+    if histogram is None:
         return None
-    start, stop = float(scores.min()), float(scores.max())
-    width = (stop - start) / bins
-    places = np.minimum(((scores - start) / width).astype(np.intp), bins - 1)
-    shares = np.bincount(places, minlength=bins) / len(scores)
-    centres = start + (np.arange(bins) + 0.5) * width
+    centres, shares = histogram
+    variance = float(scores.var())
     likelihood, best = -np.inf, None
     for below in (0.1, 0.5, 0.9):
         upper = (np.arange(bins) > np.searchsorted(np.cumsum(shares), below)).astype(np.float64)
@@ -115,6 +132,68 @@ def split_scores(scores: Floats, bins: int = 256, rounds: int = 200) -> Split | 
 
 
 @dataclass(frozen=True)
+class HeavySplit:
+    """Two t distributions of one width, fitted to the scores of a class."""
+
+    low: float
+    high: float
+    width: float
+    share: float  # of the upper one
+    freedom: float
+
+    def upper(self, scores: Floats) -> Floats:
+        """Probability of belonging to the upper one; it rises with the score."""
+        # The ratio of two t densities has its extremes here; farther out it would turn back.
+        centre = (self.low + self.high) / 2
+        reach = np.sqrt((self.high - self.low) ** 2 / 4 + self.freedom * self.width**2)
+        inside = np.clip(scores, centre - reach, centre + reach)
+        lower, upper = (
+            np.log1p(((inside - middle) / self.width) ** 2 / self.freedom) for middle in (self.low, self.high)
+        )
+        return np.asarray(
+            expit(np.log(self.share / (1 - self.share)) + (self.freedom + 1) / 2 * (lower - upper)), np.float64
+        )
+
+
+def split_heavy(scores: Floats, freedom: float, bins: int = 512, rounds: int = 200) -> HeavySplit | None:
+    """Fit two t distributions of one width (Peel and McLachlan 2000); None where all scores are (nearly) the same.
+
+    Their tails are heavy, so what lies between goes to the larger of the two, and a few far images draw neither away.
+    """
+    histogram = _histogram(scores, bins)
+    if histogram is None:
+        return None
+    centres, shares = histogram
+    variance, likelihood, best = float(scores.var()), -np.inf, None
+    for below in (0.1, 0.5, 0.9, 0.97):
+        upper = (np.arange(bins) > np.searchsorted(np.cumsum(shares), below)).astype(np.float64)
+        member, weight = np.stack([1 - upper, upper]), np.ones((2, bins))
+        spread, previous = 0.3 * variance, -np.inf
+        for _ in range(rounds):
+            size = np.clip(member @ shares, 1e-6, 1 - 1e-6)
+            pull = member * weight * shares
+            middle = pull @ centres / np.maximum(pull.sum(1), 1e-12)
+            distance = (centres - middle[:, None]) ** 2
+            spread = max(float((pull * distance).sum()), 1e-3 * variance)
+            scaled = distance / spread / freedom
+            density = np.log(size)[:, None] - (freedom + 1) / 2 * np.log1p(scaled) - 0.5 * np.log(spread)
+            both = np.logaddexp(*density)
+            member, weight = np.exp(density - both), (freedom + 1) / freedom / (1 + scaled)
+            reached = len(scores) * float(shares @ both)
+            if reached - previous < 1e-4:
+                break
+            previous = reached
+        if reached > likelihood + 1e-9:
+            likelihood, best = reached, (*middle.tolist(), spread, *size.tolist())
+    if best is None:
+        return None
+    low, high, spread, below_share, share = best
+    if low > high:
+        low, high, share = high, low, below_share
+    return HeavySplit(low, high, float(np.sqrt(spread)), float(share), freedom)
+
+
+@dataclass(frozen=True)
 class Sums:
     """Weighted sums over rows, from which mean and scatter follow; sums of disjoint rows add up."""
 
@@ -124,10 +203,12 @@ class Sums:
     second: Floats
 
     @classmethod
-    def of(cls, rows: Floats, weights: Floats) -> Self:
+    def of(cls, rows: npt.NDArray[np.floating], weights: Floats) -> Self:
         """Sums over the rows [n, d] with these weights [n]."""
+        some = weights > 0
+        rows, weights = np.asarray(rows[some], np.float64), weights[some]
         weighted = rows * weights[:, None]
-        return cls(int((weights > 0).sum()), float(weights.sum()), weighted.sum(0), weighted.T @ rows)
+        return cls(len(rows), float(weights.sum()), weighted.sum(0), weighted.T @ rows)
 
     @classmethod
     def total(cls, parts: Iterable[Self]) -> Self | None:
@@ -153,10 +234,14 @@ class Sums:
         return self.second / self.weight - np.outer(self.mean, self.mean)
 
 
-def mixed(some: Sums, others: Sums, share: float) -> Sums:
-    """Both together, the first with this share of the weight."""
+def mixed(some: Sums | None, others: Sums | None, share: float) -> Sums | None:
+    """Both together, the first with this share of the weight; the other alone where one is None."""
+    if some is None or others is None:
+        return some or others
     a, b = share / some.weight, (1 - share) / others.weight
-    return Sums(others.images, 1.0, some.first * a + others.first * b, some.second * a + others.second * b)
+    return Sums(
+        some.images + others.images, 1.0, some.first * a + others.first * b, some.second * a + others.second * b
+    )
 
 
 def fisher_axis(upper: Sums | None, lower: Sums | None, shrinkage: float) -> tuple[Floats, float] | None:

@@ -13,13 +13,16 @@ comes first, does it hold photographs at all, and only then the one by image:
    1936, with shrinkage). The axis by which a class is scored is fitted to the other classes only, so a class never
    confirms itself; without that, self-training drifts. Back to 2, a few rounds. A refused class on the
    photographs' side (paintings) is set aside: it is no example of either.
-4. *Second look.* A class that was set aside is looked at once more by an axis of its own: the other classes'
-   photographs against the class itself, cross-fitted so that no image judges itself, and the images that come out as
-   photographs change sides for the next round. So photographs are found among paintings, whose style no other class
-   tells.
-5. *Ward.* Inside an accepted class, agglomerative clustering (Ward 1963) on the score and the principal axes proposes
-   groups; each is called photographs or not as a whole; two normals with one covariance, started from there, give
-   each image its probability.
+4. *Ward.* Inside an accepted class, agglomerative clustering (Ward 1963) on the score and the principal axes proposes
+   groups; each is called photographs or not as a whole; two normals with one covariance, started from there, say which
+   images are examples from here on.
+5. *Axes of the classes' own.* Each class gets one more axis, from the other classes' examples and its own, cross-fitted
+   so that no image judges itself. The illustrations that lie nearest to the photographs weigh most, so full scenes are
+   told from photographs too. Two t distributions on its scores give each image its probability. A refused class is
+   accepted after all where the upper one lies most of the way to the other classes' photographs.
+6. *Paintings.* For a class that was set aside the illustrations are the class itself and the others set aside, and the
+   images that come out as photographs change sides for the next round. So photographs are found among paintings, whose
+   style no other class tells.
 
 Nothing here is random, and the order of rows does not matter.
 """
@@ -35,7 +38,9 @@ from scipy.stats import rankdata
 
 from tasks.vision.grouping import (
     Floats,
+    HeavySplit,
     Rows,
+    Singles,
     Split,
     Sums,
     canonical_order,
@@ -43,6 +48,7 @@ from tasks.vision.grouping import (
     mixed,
     principal_axes,
     ranked_to_normal,
+    split_heavy,
     split_scores,
     two_groups,
     ward_groups,
@@ -72,9 +78,10 @@ PRIOR: Mapping[str, int] = {
 }
 
 
-#: Measures of the finest detail. They tell a style as much as a camera, so only the second look uses them.
+#: Measures of the finest detail. They tell a style as much as a camera, so only a class's own axis uses them.
 FINE = re.compile("_run_|^pattern|_together_")
-FOLDS = 4
+FOLDS = 8
+CHUNK = 50_000  # rows of a large table at a time
 
 
 @dataclass(frozen=True)
@@ -102,11 +109,16 @@ class Settings:
     groups: int = 4
     axes: int = 6
     axis_weight: float = 0.5  # of the first principal axis against the score
-    own_ridge: float = 0.3  # of the second look, against the mean variance
-    own_share: float = 0.5  # of the class itself among the examples of a second look
-    own_middle: float = 0.4  # score from which a second look takes an image for a photograph
-    own_slope: float = 6.0  # how sharply
-    own_high: float = 0.65  # a second look's photographs lie beyond this
+    near: float = 2.0  # how much more an example weighs on a class's own axis the nearer it is to the other side
+    own_share: float = 0.5  # of the class itself among the illustrations of its own axis
+    own_photographs: float = 50.0  # found photographs that weigh as much as all other classes' photographs
+    freedom: float = 4.0  # of the t distributions
+    found: float = 5.0  # photographs that a class's own axis must find to have it accepted
+    reach: float = 0.47  # and where they must lie, between its illustrations (0) and other classes' photographs (1)
+    painting_reach: float = 0.65  # the same for a class set aside
+    painting_shrinkage: float = 0.15  # of its axis, against the mean variance
+    painting_middle: float = 0.3  # score from which its images change sides
+    painting_slope: float = 6.0  # how sharply
 
 
 @dataclass(frozen=True)
@@ -145,36 +157,27 @@ def separate(
         settings: the method's constants.
     """
     settings = settings or Settings()
-    values = np.nan_to_num(np.asarray(features, np.float64), posinf=0.0, neginf=0.0).reshape(len(classes), len(names))
+    values = np.nan_to_num(np.asarray(features, np.float32), posinf=0.0, neginf=0.0).reshape(len(classes), len(names))
     order = canonical_order(values)
-    values, labels = values[order], np.asarray(classes, dtype=object)[order]
-    ranked = ranked_to_normal(values)
+    fine = np.array([bool(FINE.search(name)) for name in names], bool)
+    columns = np.argsort(fine, kind="stable")  # the coarse measures first, so that they are a view of all
+    ranked = ranked_to_normal(values, order, columns)
+    labels = np.asarray(classes, dtype=object)[order]
     members = {name: np.flatnonzero(labels == name) for name in sorted(set(classes))}
-    coarse = [column for column, name in enumerate(names) if not FINE.search(name)]
-    trainer = _SelfTraining(ranked[:, coarse], ranked, _prior(ranked, names), members, settings)
-    trainer.train()
+    search = _Search(ranked, int((~fine).sum()), _prior(ranked, [names[c] for c in columns]), members, settings)
+    search.run()
 
-    probability, group = np.zeros(len(labels)), np.zeros(len(labels), np.int32)
     findings, reasons = {}, np.full(len(labels), "", dtype=object)
     for name, rows in members.items():
-        split, note = trainer.splits[name], trainer.refusals[name]
-        own = name in trainer.looked_again
-        space = _space(trainer.scores[rows], ranked[rows][:, slice(None) if own else coarse], settings)
-        group[rows] = ward_groups(space, settings.groups)
-        if note or split is None:
-            findings[name], reasons[rows] = ClassFinding(False, note), note
-            continue
-        probability[rows] = _probabilities(space, group[rows], split.upper(trainer.scores[rows]))
-        findings[name] = ClassFinding(
-            True, f"two groups, {split.gap:.1f} deviations apart, one of them where photographs lie"
-        )
-        reasons[rows] = _reasons(values[rows], names, probability[rows])
+        note = search.refusals[name]
+        findings[name] = ClassFinding(not note, note or "two groups, one of them where photographs lie")
+        reasons[rows] = note or _reasons(values[order[rows]].astype(np.float64), names, search.probability[rows])
     back = np.argsort(order)
-    place = _place(trainer.scores, ranked)
-    return Separation(probability[back], group[back], place[back], list(reasons[back]), findings)
+    place = _place(search.scores, ranked)
+    return Separation(search.probability[back], search.group[back], place[back], list(reasons[back]), findings)
 
 
-def _prior(ranked: Floats, names: Sequence[str]) -> Floats:
+def _prior(ranked: Singles, names: Sequence[str]) -> Floats:
     known = [(column, PRIOR[name]) for column, name in enumerate(names) if name in PRIOR]
     if not known:
         return np.zeros(len(ranked))
@@ -182,17 +185,25 @@ def _prior(ranked: Floats, names: Sequence[str]) -> Floats:
     return np.asarray(ranked[:, columns] @ np.array(signs, np.float64) / len(signs))
 
 
-def _space(scores: Floats, ranked: Floats, settings: Settings) -> Floats:
+def _space(scores: Floats, ranked: Singles, settings: Settings) -> Floats:
     """Where Ward clusters a class: its score and its principal axes, standardised to the first of them."""
     axes = principal_axes(ranked, settings.axes)
     score = (scores - scores.mean()) / max(float(scores.std()), 1e-9)
     return np.column_stack([score, axes * (settings.axis_weight / max(float(axes[:, 0].std()), 1e-9))])
 
 
-def _place(scores: Floats, ranked: Floats) -> Floats:
-    centred = scores - scores.mean() if len(scores) else scores
-    explained = np.outer(centred, centred @ ranked / max(float(centred @ centred), 1e-9))
-    return np.column_stack([scores, principal_axes(ranked - explained, 1)[:, 0]])
+def _place(scores: Floats, ranked: Singles) -> Floats:
+    """The score, and the principal axis of what the score does not explain; without a second table of that size."""
+    if not ranked.size:
+        return np.column_stack([scores, np.zeros(len(scores))])
+    centred = scores - scores.mean()
+    slopes = centred @ ranked / max(float(centred @ centred), 1e-9)
+    mean, length = ranked.mean(0, dtype=np.float64), float(centred @ centred)
+    parts = [ranked[start : start + CHUNK].astype(np.float64) for start in range(0, len(ranked), CHUNK)]
+    scatter = np.sum([(part - mean).T @ (part - mean) for part in parts], axis=0) - length * np.outer(slopes, slopes)
+    axis = np.linalg.eigh(scatter)[1][:, -1]
+    axis = axis * np.sign(axis[np.abs(axis).argmax()])
+    return np.column_stack([scores, ranked @ axis - mean @ axis - centred * (slopes @ axis)])
 
 
 def _probabilities(space: Floats, group: npt.NDArray[np.int32], upper: Floats) -> Floats:
@@ -227,29 +238,33 @@ def _sentence(name: str, value: float, below: float) -> str:
     return f"{spoken.replace('_', ' ')} {value:.3g}: {side} than {share:.0%} of the class"
 
 
-class _SelfTraining:
-    """Rounds of gate and axis. Holds what they leave: `scores` [n], and by class `splits` and `refusals`."""
+class _Search:
+    """Looks for photographs in each class.
+
+    Leaves `probability` [n] of being one, `group` [n] inside the class, `scores` [n], and by class `refusals`: why it
+    is not held for contaminated, "" where it is.
+    """
 
     def __init__(
-        self, ranked: Floats, everything: Floats, prior: Floats, members: dict[str, Rows], settings: Settings
+        self, ranked: Singles, coarse: int, prior: Floats, members: dict[str, Rows], settings: Settings
     ) -> None:
-        self.everything = everything  # `ranked` and the fine measures
-        self.ranked, self.prior, self.members, self.settings = ranked, prior, members, settings
-        self.scores = prior.copy()
-        self.looked_again: set[str] = set()  # classes accepted by an axis of their own
+        self.ranked, self.coarse = ranked, ranked[:, :coarse]
+        self.prior, self.members, self.settings = prior, members, settings
+        self.scores, self.probability, self.group = prior.copy(), np.zeros(len(prior)), np.zeros(len(prior), np.int32)
         self.trained: set[str] = set()  # classes that other classes' axis scores; the prior scores the others
         self.splits: dict[str, Split | None] = {}
-        self.refusals: dict[str, str] = {}  # why a class is not accepted; "" where it is
+        self.refusals: dict[str, str] = {}
 
-    def train(self) -> None:
+    def run(self) -> None:
         self._gate()
         for _ in range(self.settings.rounds):
             if all(self.refusals.values()):
                 break
             self._rescore()
             self._gate()
+        self._cluster()
         if not all(self.refusals.values()):
-            self._look_again()
+            self._own_axes()
 
     def _gate(self) -> None:
         for name, rows in self.members.items():
@@ -279,84 +294,125 @@ class _SelfTraining:
             return "no photographs found: a few odd images, but no second group"
         return ""
 
-    def _rescore(self) -> None:
-        """Score each class by the axis that the other classes' examples give."""
-        photographs, illustrations = self._examples()
-        sums = {
-            name: (Sums.of(self.ranked[rows], photographs[rows]), Sums.of(self.ranked[rows], illustrations[rows]))
-            for name, rows in self.members.items()
-        }
-        self.trained = set()
-        for name, rows in self.members.items():
-            others = [pair for other, pair in sums.items() if other != name]
-            axis = fisher_axis(
-                Sums.total(p for p, _ in others), Sums.total(i for _, i in others), self.settings.shrinkage
-            )
-            if axis is None:
-                self.scores[rows] = self.prior[rows]
-            else:
-                self.scores[rows] = self.ranked[rows] @ axis[0] + axis[1]
-                self.trained.add(name)
-
-    def _look_again(self) -> None:
-        """Judge each class that was set aside by an axis of its own."""
-        settings = self.settings
-        photographs, illustrations = self._examples(set_aside=True)
-        for name, rows in self.members.items():
-            if len(rows) < settings.min_images or not self.refusals[name] or not self._on_photographs_side(name):
-                continue
-            others = np.ones(len(self.scores))
-            others[rows] = 0
-            upper, lower = (Sums.of(self.everything, weights * others) for weights in (photographs, illustrations))
-            if min(upper.weight, lower.weight) <= 0:
-                continue
-            scores = self._scores_by_itself(self.everything[rows], upper, lower)
-            split = split_scores(scores)
-            if (
-                split is not None
-                and split.evidence >= settings.evidence
-                and split.low < 0
-                and split.high >= settings.own_high
-                and min(split.share, 1 - split.share) * len(rows) >= settings.few
-            ):
-                self.splits[name], self.refusals[name], self.scores[rows] = split, "", scores
-                self.looked_again.add(name)
-
-    def _scores_by_itself(self, ranked: Floats, upper: Sums, lower: Sums) -> Floats:
-        """Scores of a class by axes of its own, each fitted without the fold that it scores.
-
-        All the class counts as illustrations at first; what scores as a photograph changes sides for the next round.
-        """
-        settings, folds = self.settings, np.arange(len(ranked)) % FOLDS  # rows are in the order of their content
-        scores, photograph = np.zeros(len(ranked)), np.zeros(len(ranked))
-        ridge = settings.own_ridge * upper.images / ranked.shape[1]  # of the mean variance, however many examples
-        for _ in range(settings.rounds):
-            for fold in range(FOLDS):
-                weights = photograph * (folds != fold), (1 - photograph) * (folds != fold)
-                high, low = (
-                    mixed(Sums.of(ranked, own), others, settings.own_share) if own.sum() >= settings.few else others
-                    for own, others in zip(weights, (upper, lower), strict=True)
-                )
-                axis = fisher_axis(high, low, ridge)
-                if axis is not None:
-                    scores[folds == fold] = ranked[folds == fold] @ axis[0] + axis[1]
-            photograph = expit(settings.own_slope * (scores - settings.own_middle))
-        return scores
-
-    def _examples(self, set_aside: bool = False) -> tuple[Floats, Floats]:
-        """Weights [n] of the images as examples of photographs and of illustrations."""
-        photographs, illustrations = np.zeros(len(self.scores)), np.zeros(len(self.scores))
-        for name, rows in self.members.items():
-            weight = len(rows) ** -self.settings.weight
-            split = self.splits[name]
-            if not self.refusals[name] and split is not None:
-                upper = split.upper(self.scores[rows])
-                photographs[rows[upper > self.settings.sure]] = weight
-                illustrations[rows[upper < 1 - self.settings.sure]] = weight
-            elif set_aside or not self._on_photographs_side(name):
-                illustrations[rows] = weight
-        return photographs, illustrations
-
     def _on_photographs_side(self, name: str) -> bool:
         middle = float(np.median(self.scores[self.members[name]]))
         return middle > (0.0 if name in self.trained else self.settings.seed_low)
+
+    def _set_aside(self) -> set[str]:
+        return {name for name, refusal in self.refusals.items() if refusal and self._on_photographs_side(name)}
+
+    def _rescore(self) -> None:
+        """Score each class by the axis that the other classes' examples give."""
+        aside, sure = self._set_aside(), self.settings.sure
+        photographs, illustrations = {}, {}
+        for name, rows in self.members.items():
+            split, weight = self.splits[name], self._weight(name)
+            accepted = not self.refusals[name] and split is not None
+            upper = split.upper(self.scores[rows]) if accepted and split is not None else np.zeros(len(rows))
+            illustration = (upper < 1 - sure) & (name not in aside)
+            photographs[name] = Sums.of(self.coarse[rows], np.where(upper > sure, weight, 0.0))
+            illustrations[name] = Sums.of(self.coarse[rows], np.where(illustration, weight, 0.0))
+        self.trained = set()
+        for name, rows in self.members.items():
+            axis = fisher_axis(_without(name, photographs), _without(name, illustrations), self.settings.shrinkage)
+            if axis is None:
+                self.scores[rows] = self.prior[rows]
+            else:
+                self.scores[rows] = self.coarse[rows] @ axis[0] + axis[1]
+                self.trained.add(name)
+
+    def _weight(self, name: str) -> float:
+        """Of one image of the class among the examples."""
+        return float(len(self.members[name]) ** -self.settings.weight)
+
+    def _cluster(self) -> None:
+        """Ward's groups of each class; in the accepted ones they start the probabilities."""
+        for name, rows in self.members.items():
+            space = _space(self.scores[rows], self.coarse[rows], self.settings)
+            self.group[rows] = ward_groups(space, self.settings.groups)
+            split = self.splits[name]
+            if not self.refusals[name] and split is not None:
+                self.probability[rows] = _probabilities(space, self.group[rows], split.upper(self.scores[rows]))
+
+    def _own_axes(self) -> None:
+        """Judge each class by an axis of its own."""
+        settings, aside = self.settings, self._set_aside()
+        photographs, illustrations, paintings = {}, {}, {}
+        for name, rows in self.members.items():
+            weight, ranked, probability = self._weight(name), self.ranked[rows], self.probability[rows]
+            photographs[name] = Sums.of(ranked, np.where(probability > settings.sure, weight, 0.0))
+            weights = np.where(probability < 1 - settings.sure, weight, 0.0)
+            if name in aside:
+                paintings[name] = Sums.of(ranked, weights)
+            else:
+                illustrations[name] = Sums.of(ranked, weights * _nearness(self.scores[rows], settings.near))
+        for name, rows in self.members.items():
+            upper = _without(name, photographs)
+            if len(rows) < settings.min_images or upper is None:
+                continue
+            if name in aside:
+                scores, reach = self._painting_scores(rows, upper, _without(name, paintings)), settings.painting_reach
+            else:
+                scores, reach = self._own_scores(rows, upper, _without(name, illustrations)), settings.reach
+            split = split_heavy(scores, settings.freedom)
+            if split is not None and (not self.refusals[name] or self._reaches(split, scores, reach)):
+                self.scores[rows], self.probability[rows], self.refusals[name] = scores, split.upper(scores), ""
+
+    def _reaches(self, split: HeavySplit, scores: Floats, reach: float) -> bool:
+        """Whether there is an upper group, and it lies where photographs lie: at 1, on a class's own axis."""
+        found = int((split.upper(scores) >= self.settings.sure).sum())
+        return found >= self.settings.found and split.high - split.low >= reach * (1 - split.low)
+
+    def _own_scores(self, rows: Rows, upper: Sums, lower: Sums | None) -> Floats:
+        """Scores of a class's images by its own axes."""
+        settings, scores, probability = self.settings, self.scores[rows], self.probability[rows]
+        photographs = (probability > settings.sure) * _nearness(-scores, settings.near)
+        illustrations = (probability < 1 - settings.sure) * _nearness(scores, settings.near)
+        return self._cross_fitted(rows, photographs, illustrations, upper, lower, settings.shrinkage)
+
+    def _painting_scores(self, rows: Rows, upper: Sums, lower: Sums | None) -> Floats:
+        """Scores of a class that was set aside: all of it counts as illustrations at first."""
+        settings, scores, photographs = self.settings, np.zeros(len(rows)), np.zeros(len(rows))
+        shrinkage = settings.painting_shrinkage * upper.images / self.ranked.shape[1]  # however many examples
+        for _ in range(settings.rounds):
+            scores = self._cross_fitted(rows, photographs, 1 - photographs, upper, lower, shrinkage)
+            photographs = expit(settings.painting_slope * (scores - settings.painting_middle))
+        return scores
+
+    def _cross_fitted(
+        self, rows: Rows, photographs: Floats, illustrations: Floats, upper: Sums, lower: Sums | None, shrinkage: float
+    ) -> Floats:
+        """Scores of a class's images, each by an axis fitted without the fold that it is in.
+
+        The axis is fitted to the class's own examples, by weight, and to the other classes' `upper` and `lower`.
+        """
+        settings, scores = self.settings, np.zeros(len(rows))
+        folds = np.arange(len(rows)) % FOLDS  # rows are in the order of their content
+        parts = [
+            (Sums.of(self.ranked[rows[folds == fold]], photographs[folds == fold]),
+             Sums.of(self.ranked[rows[folds == fold]], illustrations[folds == fold]))
+            for fold in range(FOLDS)
+        ]  # fmt: skip
+        for fold in range(FOLDS):
+            others = [part for other, part in enumerate(parts) if other != fold]
+            own_upper, own_lower = (Sums.total(part[side] for part in others) for side in (0, 1))
+            high: Sums | None = upper
+            low = lower
+            if own_upper is not None and (count := photographs[folds != fold].sum()) >= settings.few:
+                high = mixed(own_upper, upper, count / (count + settings.own_photographs))
+            if own_lower is not None and own_lower.images >= settings.few:
+                low = mixed(own_lower, lower, settings.own_share)
+            axis = fisher_axis(high, low, shrinkage)
+            if axis is not None:
+                scores[folds == fold] = self.ranked[rows[folds == fold]] @ axis[0] + axis[1]
+        return scores
+
+
+def _without(name: str, sums: Mapping[str, Sums]) -> Sums | None:
+    """The sums of all classes but one."""
+    return Sums.total(part for other, part in sums.items() if other != name)
+
+
+def _nearness(scores: Floats, rate: float) -> Floats:
+    """Weights of examples at these scores: the nearer to the other side (upwards), the more, within bounds."""
+    return np.asarray(np.exp(rate * np.clip(scores, -1.5, 0.2)))

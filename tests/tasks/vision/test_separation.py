@@ -1,11 +1,13 @@
+import os
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tasks.vision.features import FEATURE_NAMES, describe
-from tasks.vision.grouping import fisher_axis, split_scores, two_groups, ward_groups
+from tasks.vision.grouping import fisher_axis, split_heavy, split_scores, two_groups, ward_groups
 from tasks.vision.separation import Separation, separate
 
 from .pictures import drawing, photograph
@@ -152,6 +154,29 @@ def test_grey_pictures_are_told_apart_too() -> None:
     np.testing.assert_array_equal(separated(given).probability >= 0.8, given[2])
 
 
+def test_a_class_of_photographs_only_does_not_disturb_the_others() -> None:
+    given = images(a=(60, 40), b=(80, 0), photographs=(0, 50))
+    found = separated(given)
+    others = np.array([label != "photographs" for label in given[1]])
+    np.testing.assert_array_equal(found.probability[others] >= 0.8, given[2][others])
+
+
+def test_classes_of_one_image_change_nothing_for_the_others() -> None:
+    features, labels, truth = images(**MIXED)
+    single = np.array([taken(9_001), drawn(9_002)])
+    found = separate(np.vstack([features, single]), FEATURE_NAMES, [*labels, "one", "two"])
+    np.testing.assert_array_equal(found.probability >= 0.8, np.append(truth, [False, False]))
+
+
+def test_probabilities_rise_with_the_score() -> None:
+    given = images(**MIXED)
+    found = separated(given)
+    for name in ("a", "c", "e"):
+        inside = np.array([label == name for label in given[1]])
+        by_score = np.argsort(found.place[inside, 0])
+        assert (np.diff(found.probability[inside][by_score]) >= -1e-9).all()
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("features", "names", "labels"),
@@ -199,6 +224,18 @@ def test_split_of_one_normal_has_no_evidence() -> None:
     assert split.evidence < 0
 
 
+def test_a_heavy_split_gives_the_middle_to_the_larger_group() -> None:
+    random = np.random.default_rng(3)
+    scores = np.concatenate([random.normal(-1, 0.2, 900), random.normal(1, 0.2, 50), [0.0, 9.0, -9.0]])
+    split = split_heavy(scores, 4.0)
+    assert split is not None
+    assert (split.low, split.high, split.share) == pytest.approx((-1, 1, 0.055), abs=0.05)
+    upper = split.upper(np.linspace(-9, 9, 400))
+    assert (np.diff(upper) >= 0).all()
+    assert split.upper(np.array([-1.0, 0.0, 1.0, 9.0])) == pytest.approx([0, 0, 1, 1], abs=0.1)
+    assert split_heavy(np.ones(50), 4.0) is None
+
+
 def test_ward_numbers_groups_by_the_first_column() -> None:
     space = np.array([[5.0, 0], [5.1, 0], [0.0, 0], [0.1, 0], [9.0, 0]])
     assert ward_groups(space, 3).tolist() == [1, 1, 0, 0, 2]
@@ -215,3 +252,15 @@ def test_two_groups_mend_a_bad_start() -> None:
 
 def test_an_axis_needs_examples_of_both() -> None:
     assert fisher_axis(None, None, 1.0) is None
+
+
+@pytest.mark.realdata
+def test_a_real_data_set_is_separated() -> None:
+    from benchmarks.separation import THRESHOLD, Bench, f1, lost
+
+    bench = Bench(Path(os.environ["GESSO_TEST_DATA"]))
+    found = bench.probability(np.arange(len(bench.photo))) >= THRESHOLD
+    assert f1(bench.photo, found) >= 0.9
+    for name in set(bench.classes.tolist()) - set(bench.contaminated()):
+        inside = bench.classes == name
+        assert lost(bench.photo[inside], found[inside]) <= 0.03, name
