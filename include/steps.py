@@ -23,7 +23,7 @@ from include.assets import champion_changed
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import TRY_AGAIN, GessoError, StoreError
 from tasks.core.params import Params, Section
-from tasks.core.runs import Record, change_record, forget_failure, record_failure
+from tasks.core.runs import Record, change_record, forget_failure, instance_name, record_failure
 from tasks.core.settings import settings
 from tasks.core.step import Result, execute, load
 from tasks.core.store import open_store
@@ -195,16 +195,6 @@ def finish(
     print(DONE + _line(name, instance, artifact, reused, seconds), flush=True)
     context["ti"].xcom_push("summary", artifact.metrics)
     return artifact.uri
-
-
-def instance_name(instance: Mapping[str, Any]) -> str:
-    """What tells a mapped task from the others: "shard 2 of 3", "baseline", "baseline, fold 3 of 10"."""
-    words = [str(instance["architecture"])] if "architecture" in instance else []
-    if "shard" in instance:
-        words.append(f"shard {instance['shard'] + 1} of {instance['shards']}")
-    if "fold" in instance:
-        words.append(f"fold {instance['fold']} of {instance['of_folds']}")
-    return ", ".join(words)
 
 
 def section_of(name: str, context: Any, instance: Mapping[str, Any]) -> Section:

@@ -144,7 +144,8 @@ def open_rival(store: Store, uri: str | None) -> tuple[Rival | None, Check]:
     except (DataError, NotFound, ParamsError) as error:
         message = f"The champion can't be opened and counts as none: the floor alone decides. {error}"
         return None, Check("champion", True, "can't be opened", required, message)
-    return rival, Check("champion", True, rival.artifact.key, required, f"Measured against the champion {uri}.")
+    message = f"Measured against the champion {rival.artifact.folder}."
+    return rival, Check("champion", True, rival.artifact.key, required, message)
 
 
 def check_floor(macro_f1: float, floor: float) -> Check:

@@ -26,7 +26,7 @@ from tasks.core.champion import Champion, champion_key, move_champion, read_cham
 from tasks.core.errors import GessoError, NotFound, ParamsError
 from tasks.core.ledger import NO_REVIEW
 from tasks.core.params import Section
-from tasks.core.runs import Record, artifacts_of, read_record
+from tasks.core.runs import Record, artifacts_of, instance_name, read_record
 from tasks.core.settings import settings
 from tasks.core.step import NAMES, code_digest, execute, load
 from tasks.core.store import Store, in_threads, open_store
@@ -131,8 +131,8 @@ def _artifacts(store: Store, record: Record) -> Iterator[tuple[str, Artifact | N
     for step in NAMES:
         for entry in record["steps"].get(step, []):
             alone = {**record, "steps": {step: [entry]}}
-            instance = ", ".join(str(value) for value in entry.get("instance", {}).values())
-            yield f"{step} {instance}".rstrip(), next(iter(artifacts_of(store, alone, step)), None)
+            name = f"{step} {instance_name(entry.get('instance', {}))}".rstrip()
+            yield name, next(iter(artifacts_of(store, alone, step)), None)
 
 
 def _make_anew(artifact: Artifact, record: Record, anew: Mapping[str, Artifact], into: Store) -> Artifact:

@@ -8,10 +8,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from include.steps import instance_name
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import NotFound
-from tasks.core.runs import ID, Record, artifacts_of, read_record
+from tasks.core.runs import ID, Record, artifacts_of, instance_name, read_record
 from tasks.core.settings import settings
 from tasks.core.step import NAMES
 from tasks.core.store import Store, in_threads, open_store

@@ -30,6 +30,16 @@ def record_key(dag_id: str, run_id: str) -> str:
     return f"runs/{dag_id}/{run_id}.json"
 
 
+def instance_name(instance: Mapping[str, Any]) -> str:
+    """What tells a mapped task from the others: "shard 2 of 3", "baseline", "baseline, fold 3 of 10"."""
+    words = [str(instance["architecture"])] if "architecture" in instance else []
+    if "shard" in instance:
+        words.append(f"shard {instance['shard'] + 1} of {instance['shards']}")
+    if "fold" in instance:
+        words.append(f"fold {instance['fold']} of {instance['of_folds']}")
+    return ", ".join(words)
+
+
 def record_failure(
     store: Store, dag_id: str, run_id: str, step: str, message: str, instance: Mapping[str, Any] | None = None
 ) -> None:

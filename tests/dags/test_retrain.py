@@ -8,20 +8,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 from include import steps
 from include.form import SECTIONS
-from include.steps import instance_name
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import read_champion
 from tasks.core.params import PRESETS, Params
-from tasks.core.runs import read_record
+from tasks.core.runs import instance_name, read_record
 from tasks.core.settings import settings
 from tasks.core.step import NAMES, load
 from tasks.core.store import LocalStore
+from tests.drawings import KINDS, flat_drawings
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,15 +113,11 @@ def test_a_backfill_promotes_only_when_asked_to(
 def pictures(tmp_path: Path) -> Path:
     """Two classes of 30 flat drawings that a small network tells apart, a text file and a stray file."""
     rng = np.random.default_rng(1)
-    for name, colour in (("squares", (200, 60, 40)), ('"><img src=x onerror=alert(1)>', (40, 60, 200))):
+    for name, colour in zip(("squares", '"><img src=x onerror=alert(1)>'), KINDS, strict=True):
         folder = tmp_path / "pictures" / name
         folder.mkdir(parents=True)
-        for number in range(30):
-            picture = np.full((48, 48, 3), 255, np.uint8)
-            left, top = rng.integers(2, 20, 2)
-            cv2.rectangle(picture, (int(left), int(top)), (int(left) + 24, int(top) + 22), colour, -1)
-            picture[rng.integers(0, 48, 12), rng.integers(0, 48, 12)] = rng.integers(0, 255, (12, 3))
-            (folder / f"그림 {number}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+        for number, drawing in enumerate(flat_drawings(rng, colour, 30)):
+            (folder / f"그림 {number}.png").write_bytes(drawing)
         (folder / "broken.jpg").write_bytes(b"not a picture")
     (tmp_path / "pictures" / "Thumbs.db").write_bytes(b"")
     return tmp_path / "pictures"

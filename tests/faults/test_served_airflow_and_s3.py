@@ -213,11 +213,13 @@ def test_each_week_is_seen_as_it_was(airflow: Airflow, data: Bucket, received: R
     assert len({key["snapshot"] for key in keys}) == WEEKS - 1
     assert keys[-1] == keys[-2], "a week in which nothing happened is not trained anew"
 
-    # The same again gives the same, by the same runs.
+    # The same again gives the same, by the same runs; but what compares with the champion goes by that of now, and the
+    # schedule's run has made one.
     (again,) = backfill(airflow, data, 1, 1, "--reprocess-behavior=completed")
     assert again.run_id == runs[1].run_id
     assert {task["try_number"] for name, task in again.succeeds().items() if name == "snapshot"} == {2}
-    assert {name: artifact.key for name, artifact in again.artifacts().items()} == keys[1]
+    same = {name: artifact.key for name, artifact in again.artifacts().items() if keys[1][name] == artifact.key}
+    assert set(keys[1]) - set(same) <= {"drift", "promote", "report"}
 
     # So it does in a store of its own, from the record alone.
     for words in (["verify", again.run_id], ["reproduce", again.run_id, "--into", str(airflow.home / "anew")]):

@@ -4,7 +4,6 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from tasks.core.artifacts import Artifact
 from tasks.core.champion import read_champion
 from tasks.core.step import NAMES, execute, load
 from tasks.core.store import open_store
+from tests.drawings import KINDS, flat_drawings
 
 PARAMS: Mapping[str, Mapping[str, Any]] = {
     "validate": {"near_duplicate_bits": 0},
@@ -37,14 +37,9 @@ def chain(dataset: str, store: str) -> dict[str, tuple[Artifact, bool]]:
 @pytest.mark.parametrize("server", ["moto", pytest.param("real", marks=pytest.mark.s3)])
 def test_the_chain_runs_in_a_bucket_and_is_reused(server: str, s3: str) -> None:
     rng, data = np.random.default_rng(0), open_store(f"{s3}/pictures")
-    for label, colour in enumerate(((200, 60, 40), (40, 60, 200))):
-        for number in range(30):
-            picture = np.full((48, 48, 3), 255, np.uint8)
-            left, top = (int(value) for value in rng.integers(2, 20, 2))
-            cv2.rectangle(picture, (left, top), (left + 24, top + 22), colour, -1)
-            picture[rng.integers(0, 48, 12), rng.integers(0, 48, 12)] = rng.integers(0, 255, (12, 3))
-            name = ODD_NAMES[number % len(ODD_NAMES)].format(number)
-            data.put(f"class {label}/{name}", cv2.imencode(".png", picture)[1].tobytes())
+    for label, colour in enumerate(KINDS):
+        for number, drawing in enumerate(flat_drawings(rng, colour, 30)):
+            data.put(f"class {label}/{ODD_NAMES[number % len(ODD_NAMES)].format(number)}", drawing)
 
     store = f"{s3}/{uuid.uuid4().hex}"
     first = chain(f"{s3}/pictures", store)

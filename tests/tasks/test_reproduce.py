@@ -1,6 +1,5 @@
 """A past run, hashed again and made anew: what is equal, what is not, and why."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +11,28 @@ from tasks.__main__ import main
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import Champion, move_champion, read_champion
 from tasks.core.runs import change_record
-from tasks.core.step import NAMES, load
+from tasks.core.step import NAMES
 from tasks.core.store import LocalStore
-
-PARAMS: dict[str, dict[str, Any]] = {
-    "validate": {"near_duplicate_bits": 0},
-    "resample": {"image_size": 32, "min_per_class": 20, "max_per_class": 100},
-    "train": {"architecture": "baseline", "image_size": 32, "epochs": 2},
-    "promote": {"min_macro_f1": 0.0},
-}
+from tests.drawings import KINDS, flat_drawings
+from tests.tasks.test_on_s3 import chain
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """Two classes of 30 drawings."""
     rng = np.random.default_rng(1)
-    for name, colour in (("squares", (200, 60, 40)), ("사각형", (40, 60, 200))):
+    for name, colour in zip(("squares", "사각형"), KINDS, strict=True):
         folder = tmp_path / "pictures" / name
         folder.mkdir(parents=True)
-        for number in range(30):
-            picture = np.full((48, 48, 3), 255, np.uint8)
-            left, top = rng.integers(2, 20, 2)
-            cv2.rectangle(picture, (int(left), int(top)), (int(left) + 24, int(top) + 22), colour, -1)
-            picture[rng.integers(0, 48, 12), rng.integers(0, 48, 12)] = rng.integers(0, 255, (12, 3))
-            (folder / f"{number}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+        for number, drawing in enumerate(flat_drawings(rng, colour, 30)):
+            (folder / f"{number}.png").write_bytes(drawing)
     return tmp_path / "pictures"
 
 
 @pytest.fixture
-def made(pictures: Path, store: LocalStore, run_step: Callable[..., Artifact]) -> dict[str, Artifact]:
+def made(pictures: Path, store: LocalStore) -> dict[str, Artifact]:
     """The artifacts of a run of the whole chain, which is recorded as "monday"."""
-    made: dict[str, Artifact] = {}
-    for name in NAMES:
-        inputs = {given: made[given] for given in (each.rstrip("*?") for each in load(name).inputs)}
-        made[name] = run_step(name, inputs, **PARAMS.get(name, {}), **({} if inputs else {"dataset": str(pictures)}))
+    made = {name: artifact for name, (artifact, _) in chain(str(pictures), store.uri).items()}
 
     def change(record: dict[str, Any]) -> None:
         record |= {"run_type": "manual", "as_of": "", "params": {}}
