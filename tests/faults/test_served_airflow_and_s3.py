@@ -231,7 +231,7 @@ def test_each_week_is_seen_as_it_was(airflow: Airflow, data: Bucket, received: R
     for way in ("mail", "slack"):
         told = [each for each in received if each.startswith(f"{way}: retrain {runs[0].run_id}: HOLD, macro F1 ")]
         assert told, received
-        assert f"/dags/retrain/runs/{runs[0].run_id.replace(':', '%3A').replace('+', '%2B')}" in told[0]
+        assert f"/dags/retrain/runs/{runs[0].run_id}/plugin/report" in told[0]
 
 
 def test_a_failed_run_and_a_late_one_are_told_of(airflow: Airflow, data: Bucket, received: Received) -> None:
