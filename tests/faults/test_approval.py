@@ -8,7 +8,7 @@ import pytest
 from include.approval import question
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import read_champion
-from tests.faults.conftest import Airflow, Run, airflow, wait_for  # noqa: F401 - fixtures
+from tests.faults.conftest import Airflow, Run, wait_for
 
 ASKED: dict[str, Any] = {"require_approval": True, "min_macro_f1": 0}
 
@@ -37,7 +37,7 @@ def answer(run: Run, option: str, note: str) -> None:
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 @pytest.mark.xdist_group("served airflow")
-def test_hold_then_nobody_answers_then_approve(airflow: Airflow) -> None:  # noqa: F811
+def test_hold_then_nobody_answers_then_approve(airflow: Airflow) -> None:
     held = airflow.trigger(**ASKED, approval_hours=1)
     answer(held, "Hold", "the <b>blue</b> ones look wrong")
     held.succeeds()
