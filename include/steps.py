@@ -145,7 +145,9 @@ def _run_step(
         section = section_of(name, context, {**instance, **(given or {})})
         run = _execute_apart if name in APART else execute
         result = run(name, uris, section, settings().store_uri)
-        if name == "promote" and not result.reused and result.artifact.metrics["verdict"] == "PROMOTE":
+        # A first try may have changed the champion and died before Airflow wrote its event down.
+        fresh = not result.reused or context["ti"].try_number > 1
+        if name == "promote" and fresh and result.artifact.metrics["verdict"] == "PROMOTE":
             champion_changed(context, result.artifact, Artifact.open(str(uris["snapshot"])))
         return finish(context, name, instance, result.artifact, result.reused, time.monotonic() - started)
 
