@@ -43,10 +43,12 @@ from tasks.vision.grouping import (
     Singles,
     Split,
     Sums,
+    blocks,
     canonical_order,
     fisher_axis,
     mixed,
     principal_axes,
+    projected,
     ranked_to_normal,
     split_heavy,
     split_scores,
@@ -81,7 +83,6 @@ PRIOR: Mapping[str, int] = {
 #: Measures of the finest detail. They tell a style as much as a camera, so only a class's own axis uses them.
 FINE = re.compile("_run_|^pattern|_together_")
 FOLDS = 8
-CHUNK = 50_000  # rows of a large table at a time
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,9 @@ def separate(
         settings: the method's constants.
     """
     settings = settings or Settings()
-    values = np.nan_to_num(np.asarray(features, np.float32), posinf=0.0, neginf=0.0).reshape(len(classes), len(names))
+    values = np.asarray(features, np.float32).reshape(len(classes), len(names))
+    if not np.isfinite(values).all():  # else the table, which may be large, needs no copy
+        values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
     order = canonical_order(values)
     fine = np.array([bool(FINE.search(name)) for name in names], bool)
     columns = np.argsort(fine, kind="stable")  # the coarse measures first, so that they are a view of all
@@ -182,7 +185,9 @@ def _prior(ranked: Singles, names: Sequence[str]) -> Floats:
     if not known:
         return np.zeros(len(ranked))
     columns, signs = zip(*known, strict=True)
-    return np.asarray(ranked[:, columns] @ np.array(signs, np.float64) / len(signs))
+    weights = np.zeros(ranked.shape[1])
+    weights[list(columns)] = signs
+    return projected(ranked, weights) / len(signs)
 
 
 def _space(scores: Floats, ranked: Singles, settings: Settings) -> Floats:
@@ -193,17 +198,19 @@ def _space(scores: Floats, ranked: Singles, settings: Settings) -> Floats:
 
 
 def _place(scores: Floats, ranked: Singles) -> Floats:
-    """The score, and the principal axis of what the score does not explain; without a second table of that size."""
+    """The score, and the principal axis of what the score does not explain."""
     if not ranked.size:
         return np.column_stack([scores, np.zeros(len(scores))])
     centred = scores - scores.mean()
-    slopes = centred @ ranked / max(float(centred @ centred), 1e-9)
     mean, length = ranked.mean(0, dtype=np.float64), float(centred @ centred)
-    parts = [ranked[start : start + CHUNK].astype(np.float64) for start in range(0, len(ranked), CHUNK)]
-    scatter = np.sum([(part - mean).T @ (part - mean) for part in parts], axis=0) - length * np.outer(slopes, slopes)
+    slopes, scatter = np.zeros(ranked.shape[1]), np.zeros((ranked.shape[1], ranked.shape[1]))
+    for part, values in blocks(ranked):
+        slopes += centred[part] @ values / max(length, 1e-9)
+        scatter += (values - mean).T @ (values - mean)
+    scatter -= length * np.outer(slopes, slopes)
     axis = np.linalg.eigh(scatter)[1][:, -1]
     axis = axis * np.sign(axis[np.abs(axis).argmax()])
-    return np.column_stack([scores, ranked @ axis - mean @ axis - centred * (slopes @ axis)])
+    return np.column_stack([scores, projected(ranked, axis) - mean @ axis - centred * (slopes @ axis)])
 
 
 def _probabilities(space: Floats, group: npt.NDArray[np.int32], upper: Floats) -> Floats:
@@ -318,7 +325,7 @@ class _Search:
             if axis is None:
                 self.scores[rows] = self.prior[rows]
             else:
-                self.scores[rows] = self.coarse[rows] @ axis[0] + axis[1]
+                self.scores[rows] = projected(self.coarse[rows], axis[0]) + axis[1]
                 self.trained.add(name)
 
     def _weight(self, name: str) -> float:
@@ -404,7 +411,7 @@ class _Search:
                 low = mixed(own_lower, lower, settings.own_share)
             axis = fisher_axis(high, low, shrinkage)
             if axis is not None:
-                scores[folds == fold] = self.ranked[rows[folds == fold]] @ axis[0] + axis[1]
+                scores[folds == fold] = projected(self.ranked[rows[folds == fold]], axis[0]) + axis[1]
         return scores
 
 
