@@ -22,7 +22,7 @@ comes first, does it hold photographs at all, and only then the one by image:
    accepted after all where the upper one lies most of the way to the other classes' photographs.
 6. *Paintings.* For a class that was set aside the illustrations are the class itself and the others set aside, and the
    images that come out as photographs change sides for the next round. So photographs are found among paintings, whose
-   style no other class tells.
+   style no other class tells. Where there are some, as many rounds follow in which the class itself weighs more.
 
 Nothing here is random, and the order of rows does not matter.
 """
@@ -120,6 +120,8 @@ class Settings:
     painting_shrinkage: float = 0.15  # of its axis, against the mean variance
     painting_middle: float = 0.3  # score from which its images change sides
     painting_slope: float = 6.0  # how sharply
+    painting_own_share: float = 0.8  # own_share once photographs were found in it
+    painting_own_photographs: float = 10.0  # own_photographs from then on
 
 
 @dataclass(frozen=True)
@@ -375,20 +377,32 @@ class _Search:
         settings, scores, probability = self.settings, self.scores[rows], self.probability[rows]
         photographs = (probability > settings.sure) * _nearness(-scores, settings.near)
         illustrations = (probability < 1 - settings.sure) * _nearness(scores, settings.near)
-        return self._cross_fitted(rows, photographs, illustrations, upper, lower, settings.shrinkage)
+        return self._cross_fitted(
+            rows, photographs, illustrations, upper, lower,
+            settings.shrinkage, settings.own_share, settings.own_photographs,
+        )  # fmt: skip
 
     def _painting_scores(self, rows: Rows, upper: Sums, lower: Sums | None) -> Floats:
         """Scores of a class that was set aside: all of it counts as illustrations at first."""
         settings, scores, photographs = self.settings, np.zeros(len(rows)), np.zeros(len(rows))
         shrinkage = settings.painting_shrinkage * upper.images / self.ranked.shape[1]  # however many examples
-        for _ in range(settings.rounds):
-            scores = self._cross_fitted(rows, photographs, 1 - photographs, upper, lower, shrinkage)
-            photographs = expit(settings.painting_slope * (scores - settings.painting_middle))
+        # Many rounds with much weight of its own would split a clean class in the end; so it must hold photographs first.
+        for share, count in (
+            (settings.own_share, settings.own_photographs),
+            (settings.painting_own_share, settings.painting_own_photographs),
+        ):
+            for _ in range(settings.rounds):
+                scores = self._cross_fitted(rows, photographs, 1 - photographs, upper, lower, shrinkage, share, count)
+                photographs = expit(settings.painting_slope * (scores - settings.painting_middle))
+            split = split_heavy(scores, settings.freedom)
+            if split is None or not self._reaches(split, scores, settings.painting_reach):
+                break
         return scores
 
     def _cross_fitted(
-        self, rows: Rows, photographs: Floats, illustrations: Floats, upper: Sums, lower: Sums | None, shrinkage: float
-    ) -> Floats:
+        self, rows: Rows, photographs: Floats, illustrations: Floats, upper: Sums, lower: Sums | None,
+        shrinkage: float, own_share: float, own_photographs: float,
+    ) -> Floats:  # fmt: skip
         """Scores of a class's images, each by an axis fitted without the fold that it is in.
 
         The axis is fitted to the class's own examples, by weight, and to the other classes' `upper` and `lower`.
@@ -406,9 +420,9 @@ class _Search:
             high: Sums | None = upper
             low = lower
             if own_upper is not None and (count := photographs[folds != fold].sum()) >= settings.few:
-                high = mixed(own_upper, upper, count / (count + settings.own_photographs))
+                high = mixed(own_upper, upper, count / (count + own_photographs))
             if own_lower is not None and own_lower.images >= settings.few:
-                low = mixed(own_lower, lower, settings.own_share)
+                low = mixed(own_lower, lower, own_share)
             axis = fisher_axis(high, low, shrinkage)
             if axis is not None:
                 scores[folds == fold] = projected(self.ranked[rows[folds == fold]], axis[0]) + axis[1]
