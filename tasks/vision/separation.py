@@ -22,7 +22,7 @@ comes first, does it hold photographs at all, and only then the one by image:
    accepted after all where the upper one lies most of the way to the other classes' photographs.
 6. *Paintings.* For a class that was set aside the illustrations are the class itself and the others set aside, and the
    images that come out as photographs change sides for the next round. So photographs are found among paintings, whose
-   style no other class tells. Where there are some, as many rounds follow in which the class itself weighs more.
+   style no other class tells. Where there are many, as many rounds follow in which the class itself weighs more.
 
 Nothing here is random, and the order of rows does not matter.
 """
@@ -116,12 +116,13 @@ class Settings:
     freedom: float = 4.0  # of the t distributions
     found: float = 5.0  # photographs that a class's own axis must find to have it accepted
     reach: float = 0.47  # and where they must lie, between its illustrations (0) and other classes' photographs (1)
-    painting_reach: float = 0.65  # the same for a class set aside
+    painting_reach: float = 0.72  # the same for a class set aside
     painting_shrinkage: float = 0.15  # of its axis, against the mean variance
     painting_middle: float = 0.3  # score from which its images change sides
     painting_slope: float = 6.0  # how sharply
-    painting_own_share: float = 0.8  # own_share once photographs were found in it
-    painting_own_photographs: float = 10.0  # own_photographs from then on
+    painting_many: float = 0.16  # share of photographs from which it is told by its own
+    painting_own_share: float = 0.8  # own_share from then on
+    painting_own_photographs: float = 10.0  # and own_photographs
 
 
 @dataclass(frozen=True)
@@ -386,7 +387,7 @@ class _Search:
         """Scores of a class that was set aside: all of it counts as illustrations at first."""
         settings, scores, photographs = self.settings, np.zeros(len(rows)), np.zeros(len(rows))
         shrinkage = settings.painting_shrinkage * upper.images / self.ranked.shape[1]  # however many examples
-        # Many rounds with much weight of its own would split a clean class in the end; so it must hold photographs first.
+        # Much weight of its own would split a clean class in the end, or one with few photographs.
         for share, count in (
             (settings.own_share, settings.own_photographs),
             (settings.painting_own_share, settings.painting_own_photographs),
@@ -395,7 +396,9 @@ class _Search:
                 scores = self._cross_fitted(rows, photographs, 1 - photographs, upper, lower, shrinkage, share, count)
                 photographs = expit(settings.painting_slope * (scores - settings.painting_middle))
             split = split_heavy(scores, settings.freedom)
-            if split is None or not self._reaches(split, scores, settings.painting_reach):
+            if split is None or split.share < settings.painting_many:
+                break
+            if not self._reaches(split, scores, settings.painting_reach):
                 break
         return scores
 
