@@ -181,11 +181,11 @@ def remixed(bench: Bench, hosts: Sequence[str], guests: Sequence[str]) -> Iterat
     """
     random, everything = np.random.default_rng(11), np.arange(len(bench.photo))
     many = sorted(bench.contaminated(), key=lambda name: -int((bench.photo & (bench.classes == name)).sum()))
-    for count in (1, 2):
-        inside = np.isin(bench.classes, many[:count])
-        yield f"photographs in {count} of the classes", None, np.flatnonzero(inside | ~bench.photo), bench.classes
+    for some in (*([name] for name in many), many[:2]):
+        inside = np.isin(bench.classes, some)
+        yield f"photographs in {', '.join(some)} alone", None, np.flatnonzero(inside | ~bench.photo), bench.classes
     for name in many:
-        inside = np.flatnonzero(bench.classes == name)
+        images = int((bench.classes == name).sum())
         photos, drawn = (np.flatnonzero((bench.classes == name) & (bench.photo == side)) for side in (True, False))
         others = np.flatnonzero(bench.classes != name)
         for what, share, most in (
@@ -194,9 +194,9 @@ def remixed(bench: Bench, hosts: Sequence[str], guests: Sequence[str]) -> Iterat
             ("10% of 60", 0.1, 60),
             ("50% of 60", 0.5, 60),
         ):
-            some = round(min(len(photos), len(drawn) * share / (1 - share), share * (most or len(inside))))
-            rest = min(len(drawn), round(some * (1 - share) / share))
-            parts = [random.choice(photos, some, replace=False), random.choice(drawn, rest, replace=False), others]
+            count = round(min(len(photos), len(drawn) * share / (1 - share), share * (most or images)))
+            rest = min(len(drawn), round(count * (1 - share) / share))
+            parts = [random.choice(photos, count, replace=False), random.choice(drawn, rest, replace=False), others]
             yield f"{name}: {what}", name, np.sort(np.concatenate(parts)), bench.classes
     largest = max(set(bench.classes[~bench.photo].tolist()) - set(many), key=lambda n: int((bench.classes == n).sum()))
     for host, share in ((largest, 0.02), (hosts[0], 0.05), (hosts[0], 0.1), (hosts[0], 0.5)):
