@@ -5,8 +5,8 @@
 Gesso is told nothing. The references are told which classes hold photographs, and which of two clusters they are: the
 2022 original's (Ward on means of hue, lightness and saturation), Ward and k-means on raw pixels, DBSCAN; and a
 supervised model, cross-validated, that sees the truth. Then Gesso is tried where the data set is changed: contamination
-resampled, a class taken out, photographs put into painting classes, each constant moved by a fifth. Prints tables, and
-ends with one line of JSON.
+resampled, a class taken out, photographs put into painting classes, few or many photographs in one class, small
+classes, each constant moved by a fifth. Prints tables, and ends with one line of JSON.
 """
 
 import argparse
@@ -166,13 +166,43 @@ def hosts_and_guests(bench: Bench, hosts: Sequence[str], guests: Sequence[str]) 
     return list(hosts), list(guests)
 
 
-def with_guests(bench: Bench, painting: str, guests: str) -> npt.NDArray[Any]:
-    """Classes where photographs of one class were moved into another until they are 30% of it."""
+def with_guests(bench: Bench, host: str, guests: str, share: float = 0.3) -> npt.NDArray[Any]:
+    """Classes where photographs of one class were moved into another until they are this share of it."""
     pool = np.flatnonzero(bench.photo & (bench.classes == guests))
-    size = min(len(pool), round((bench.classes == painting).sum() * 0.3 / 0.7))
+    size = min(len(pool), round((bench.classes == host).sum() * share / (1 - share)))
     classes = bench.classes.copy()
-    classes[np.random.default_rng(7).choice(pool, size, replace=False)] = painting
+    classes[np.random.default_rng(7).choice(pool, size, replace=False)] = host
     return classes
+
+
+def remixed(bench: Bench, hosts: Sequence[str], guests: Sequence[str]) -> Iterator[tuple[str, str | None, Any, Any]]:
+    """Other data sets made of this one, at the ends of what is asked: what was done, the class in question (None: all),
+    rows, classes.
+    """
+    random, everything = np.random.default_rng(11), np.arange(len(bench.photo))
+    many = sorted(bench.contaminated(), key=lambda name: -int((bench.photo & (bench.classes == name)).sum()))
+    for some in (*([name] for name in many), many[:2]):
+        inside = np.isin(bench.classes, some)
+        yield f"photographs in {', '.join(some)} alone", None, np.flatnonzero(inside | ~bench.photo), bench.classes
+    for name in many:
+        images = int((bench.classes == name).sum())
+        photos, drawn = (np.flatnonzero((bench.classes == name) & (bench.photo == side)) for side in (True, False))
+        others = np.flatnonzero(bench.classes != name)
+        for what, share, most in (
+            ("2%", 0.02, None),
+            ("90%", 0.9, None),
+            ("10% of 60", 0.1, 60),
+            ("50% of 60", 0.5, 60),
+        ):
+            count = round(min(len(photos), len(drawn) * share / (1 - share), share * (most or images)))
+            rest = min(len(drawn), round(count * (1 - share) / share))
+            parts = [random.choice(photos, count, replace=False), random.choice(drawn, rest, replace=False), others]
+            yield f"{name}: {what}", name, np.sort(np.concatenate(parts)), bench.classes
+    largest = max(set(bench.classes[~bench.photo].tolist()) - set(many), key=lambda n: int((bench.classes == n).sum()))
+    for host, share in ((largest, 0.02), (hosts[0], 0.05), (hosts[0], 0.1), (hosts[0], 0.5)):
+        for guest in guests:
+            labels = with_guests(bench, host, guest, share)
+            yield f"{guest} in {host}: {share:.0%}", host, everything, labels
 
 
 def moved() -> Iterator[tuple[str, Settings]]:
@@ -230,6 +260,14 @@ def measure(bench: Bench, hosts: Sequence[str], guests: Sequence[str]) -> dict[s
             scores.append(f1(bench.photo[inside], photos))
             losses.append(lost(bench.photo[inside], photos))
             print(f"{name} in {painting}: {scores[-1]:.3f}, lost {losses[-1]:.3f}", flush=True)
+    for what, name, some, labels in remixed(bench, hosts, guests):
+        photos = bench.probability(some, labels) >= THRESHOLD
+        truth, inside = bench.photo[some], (labels[some] == name) | (name is None)
+        print(
+            f"{what}: {f1(truth[inside], photos[inside]):.3f}, lost {lost(truth[inside], photos[inside]):.3f}; "
+            f"of all {f1(truth, photos):.3f}",
+            flush=True,
+        )
     figures["f1_in_paintings"] = min(scores, default=float("nan"))
     figures["lost_in_paintings"] = max(losses, default=float("nan"))
 

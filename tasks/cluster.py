@@ -98,16 +98,23 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
 
 
 def _separated(images: pd.DataFrame, scans: list[Artifact]) -> Separation:
-    tables = [scan.table("features.parquet") for scan in scans]
-    features = pd.concat(tables, ignore_index=True).set_index("key")
-    missing = images.loc[~images["key"].isin(features.index), "key"]
-    if len(missing):
+    keys, names, given = pd.Index(images["key"]), list[str](), np.zeros(len(images), bool)
+    features = np.empty((len(images), 0), np.float32)
+    for scan in scans:  # one after the other into one table, which may be large
+        table = scan.table("features.parquet").set_index("key")
+        if not names:
+            names = list(table.columns)
+            features = np.empty((len(images), len(names)), np.float32)
+        places = keys.get_indexer(table.index)
+        wanted = places >= 0
+        features[places[wanted]] = table.loc[wanted, names].to_numpy(np.float32)
+        given[places[wanted]] = True
+    if not given.all():
         raise DataError(
-            f"The scan has no features of {len(missing):,} kept images, such as {missing.iloc[0]!r}. "
+            f"The scan has no features of {int((~given).sum()):,} kept images, such as {keys[~given][0]!r}. "
             f"validate and scan do not belong together: run both again."
         )
-    features = features.loc[images["key"]]
-    return separate(features.to_numpy(np.float32), list(features.columns), images["class"].tolist())
+    return separate(features, names, images["class"].tolist())
 
 
 def _switched_off(images: pd.DataFrame) -> Separation:

@@ -4,7 +4,7 @@ Nothing here knows of photographs. Everything is deterministic, and rows in anot
 the caller has put them in `canonical_order` first.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -21,13 +21,29 @@ Rows = npt.NDArray[np.intp]
 
 #: In which ranks are held: half of float64's memory, and no other verdicts (`benchmarks/separation_scale.py`).
 RANKS: type[np.floating] = np.float32
+BLOCK = 20_000  # rows of a large table that are held in float64 at a time
+
+
+def blocks(ranked: npt.NDArray[np.floating]) -> Iterator[tuple[slice, Floats]]:
+    """A table [n, d] a part at a time: the rows, and their values in float64."""
+    for start in range(0, len(ranked), BLOCK):
+        part = slice(start, start + BLOCK)
+        yield part, ranked[part].astype(np.float64)
+
+
+def projected(ranked: npt.NDArray[np.floating], axes: Floats) -> Floats:
+    """The rows [n, d] on the axes [d] or [d, k], in float64, without a copy of the table in float64."""
+    found = np.empty((len(ranked), *axes.shape[1:]))
+    for part, values in blocks(ranked):
+        found[part] = values @ axes
+    return found
 
 
 def canonical_order(values: Singles) -> Rows:
     """Rows in an order of their content, so that sums come out the same in whatever order the rows came."""
     if not values.size:
         return np.arange(len(values))
-    rows = np.ascontiguousarray(values + np.float32(0))
+    rows = np.ascontiguousarray(values + np.float32(0))  # -0 counts as 0
     return np.argsort(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel(), kind="stable")
 
 
@@ -47,12 +63,12 @@ def principal_axes(ranked: npt.NDArray[np.floating], count: int) -> Floats:
     """Coordinates [n, count] on the axes of most variance; axes that there aren't are 0."""
     if not ranked.size:
         return np.zeros((len(ranked), count))
-    centred = ranked - ranked.mean(0, dtype=np.float64)
-    _, vectors = np.linalg.eigh(centred.T @ centred)
+    mean = ranked.mean(0, dtype=np.float64)
+    _, vectors = np.linalg.eigh(sum((rows - mean).T @ (rows - mean) for _, rows in blocks(ranked)))
     vectors = vectors[:, ::-1][:, :count]
     # An eigenvector's sign is arbitrary; its largest part is made positive.
     vectors = vectors * np.sign(np.take_along_axis(vectors, np.abs(vectors).argmax(0, keepdims=True), 0))
-    return np.pad(centred @ vectors, ((0, 0), (0, count - vectors.shape[1])))
+    return np.pad(projected(ranked, vectors) - mean @ vectors, ((0, 0), (0, count - vectors.shape[1])))
 
 
 @dataclass(frozen=True)
@@ -206,9 +222,13 @@ class Sums:
     def of(cls, rows: npt.NDArray[np.floating], weights: Floats) -> Self:
         """Sums over the rows [n, d] with these weights [n]."""
         some = weights > 0
-        rows, weights = np.asarray(rows[some], np.float64), weights[some]
-        weighted = rows * weights[:, None]
-        return cls(len(rows), float(weights.sum()), weighted.sum(0), weighted.T @ rows)
+        rows, weights = rows[some], weights[some]
+        first, second = np.zeros(rows.shape[1]), np.zeros((rows.shape[1], rows.shape[1]))
+        for part, values in blocks(rows):
+            weighted = values * weights[part, None]
+            first += weighted.sum(0)
+            second += weighted.T @ values
+        return cls(len(rows), float(weights.sum()), first, second)
 
     @classmethod
     def total(cls, parts: Iterable[Self]) -> Self | None:

@@ -22,7 +22,7 @@ comes first, does it hold photographs at all, and only then the one by image:
    accepted after all where the upper one lies most of the way to the other classes' photographs.
 6. *Paintings.* For a class that was set aside the illustrations are the class itself and the others set aside, and the
    images that come out as photographs change sides for the next round. So photographs are found among paintings, whose
-   style no other class tells.
+   style no other class tells. Where there are many, as many rounds follow in which the class itself weighs more.
 
 Nothing here is random, and the order of rows does not matter.
 """
@@ -43,10 +43,12 @@ from tasks.vision.grouping import (
     Singles,
     Split,
     Sums,
+    blocks,
     canonical_order,
     fisher_axis,
     mixed,
     principal_axes,
+    projected,
     ranked_to_normal,
     split_heavy,
     split_scores,
@@ -81,7 +83,6 @@ PRIOR: Mapping[str, int] = {
 #: Measures of the finest detail. They tell a style as much as a camera, so only a class's own axis uses them.
 FINE = re.compile("_run_|^pattern|_together_")
 FOLDS = 8
-CHUNK = 50_000  # rows of a large table at a time
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,13 @@ class Settings:
     freedom: float = 4.0  # of the t distributions
     found: float = 5.0  # photographs that a class's own axis must find to have it accepted
     reach: float = 0.47  # and where they must lie, between its illustrations (0) and other classes' photographs (1)
-    painting_reach: float = 0.65  # the same for a class set aside
+    painting_reach: float = 0.72  # the same for a class set aside
     painting_shrinkage: float = 0.15  # of its axis, against the mean variance
     painting_middle: float = 0.3  # score from which its images change sides
     painting_slope: float = 6.0  # how sharply
+    painting_many: float = 0.16  # share of photographs from which it is told by its own
+    painting_own_share: float = 0.8  # own_share from then on
+    painting_own_photographs: float = 10.0  # and own_photographs
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,9 @@ def separate(
         settings: the method's constants.
     """
     settings = settings or Settings()
-    values = np.nan_to_num(np.asarray(features, np.float32), posinf=0.0, neginf=0.0).reshape(len(classes), len(names))
+    values = np.asarray(features, np.float32).reshape(len(classes), len(names))
+    if not np.isfinite(values).all():  # else the table, which may be large, needs no copy
+        values = np.nan_to_num(values, posinf=0.0, neginf=0.0)
     order = canonical_order(values)
     fine = np.array([bool(FINE.search(name)) for name in names], bool)
     columns = np.argsort(fine, kind="stable")  # the coarse measures first, so that they are a view of all
@@ -182,7 +188,9 @@ def _prior(ranked: Singles, names: Sequence[str]) -> Floats:
     if not known:
         return np.zeros(len(ranked))
     columns, signs = zip(*known, strict=True)
-    return np.asarray(ranked[:, columns] @ np.array(signs, np.float64) / len(signs))
+    weights = np.zeros(ranked.shape[1])
+    weights[list(columns)] = signs
+    return projected(ranked, weights) / len(signs)
 
 
 def _space(scores: Floats, ranked: Singles, settings: Settings) -> Floats:
@@ -193,17 +201,19 @@ def _space(scores: Floats, ranked: Singles, settings: Settings) -> Floats:
 
 
 def _place(scores: Floats, ranked: Singles) -> Floats:
-    """The score, and the principal axis of what the score does not explain; without a second table of that size."""
+    """The score, and the principal axis of what the score does not explain."""
     if not ranked.size:
         return np.column_stack([scores, np.zeros(len(scores))])
     centred = scores - scores.mean()
-    slopes = centred @ ranked / max(float(centred @ centred), 1e-9)
     mean, length = ranked.mean(0, dtype=np.float64), float(centred @ centred)
-    parts = [ranked[start : start + CHUNK].astype(np.float64) for start in range(0, len(ranked), CHUNK)]
-    scatter = np.sum([(part - mean).T @ (part - mean) for part in parts], axis=0) - length * np.outer(slopes, slopes)
+    slopes, scatter = np.zeros(ranked.shape[1]), np.zeros((ranked.shape[1], ranked.shape[1]))
+    for part, values in blocks(ranked):
+        slopes += centred[part] @ values / max(length, 1e-9)
+        scatter += (values - mean).T @ (values - mean)
+    scatter -= length * np.outer(slopes, slopes)
     axis = np.linalg.eigh(scatter)[1][:, -1]
     axis = axis * np.sign(axis[np.abs(axis).argmax()])
-    return np.column_stack([scores, ranked @ axis - mean @ axis - centred * (slopes @ axis)])
+    return np.column_stack([scores, projected(ranked, axis) - mean @ axis - centred * (slopes @ axis)])
 
 
 def _probabilities(space: Floats, group: npt.NDArray[np.int32], upper: Floats) -> Floats:
@@ -318,7 +328,7 @@ class _Search:
             if axis is None:
                 self.scores[rows] = self.prior[rows]
             else:
-                self.scores[rows] = self.coarse[rows] @ axis[0] + axis[1]
+                self.scores[rows] = projected(self.coarse[rows], axis[0]) + axis[1]
                 self.trained.add(name)
 
     def _weight(self, name: str) -> float:
@@ -368,20 +378,34 @@ class _Search:
         settings, scores, probability = self.settings, self.scores[rows], self.probability[rows]
         photographs = (probability > settings.sure) * _nearness(-scores, settings.near)
         illustrations = (probability < 1 - settings.sure) * _nearness(scores, settings.near)
-        return self._cross_fitted(rows, photographs, illustrations, upper, lower, settings.shrinkage)
+        return self._cross_fitted(
+            rows, photographs, illustrations, upper, lower,
+            settings.shrinkage, settings.own_share, settings.own_photographs,
+        )  # fmt: skip
 
     def _painting_scores(self, rows: Rows, upper: Sums, lower: Sums | None) -> Floats:
         """Scores of a class that was set aside: all of it counts as illustrations at first."""
         settings, scores, photographs = self.settings, np.zeros(len(rows)), np.zeros(len(rows))
         shrinkage = settings.painting_shrinkage * upper.images / self.ranked.shape[1]  # however many examples
-        for _ in range(settings.rounds):
-            scores = self._cross_fitted(rows, photographs, 1 - photographs, upper, lower, shrinkage)
-            photographs = expit(settings.painting_slope * (scores - settings.painting_middle))
+        # Much weight of its own would split a clean class in the end, or one with few photographs.
+        for share, count in (
+            (settings.own_share, settings.own_photographs),
+            (settings.painting_own_share, settings.painting_own_photographs),
+        ):
+            for _ in range(settings.rounds):
+                scores = self._cross_fitted(rows, photographs, 1 - photographs, upper, lower, shrinkage, share, count)
+                photographs = expit(settings.painting_slope * (scores - settings.painting_middle))
+            split = split_heavy(scores, settings.freedom)
+            if split is None or split.share < settings.painting_many:
+                break
+            if not self._reaches(split, scores, settings.painting_reach):
+                break
         return scores
 
     def _cross_fitted(
-        self, rows: Rows, photographs: Floats, illustrations: Floats, upper: Sums, lower: Sums | None, shrinkage: float
-    ) -> Floats:
+        self, rows: Rows, photographs: Floats, illustrations: Floats, upper: Sums, lower: Sums | None,
+        shrinkage: float, own_share: float, own_photographs: float,
+    ) -> Floats:  # fmt: skip
         """Scores of a class's images, each by an axis fitted without the fold that it is in.
 
         The axis is fitted to the class's own examples, by weight, and to the other classes' `upper` and `lower`.
@@ -399,12 +423,12 @@ class _Search:
             high: Sums | None = upper
             low = lower
             if own_upper is not None and (count := photographs[folds != fold].sum()) >= settings.few:
-                high = mixed(own_upper, upper, count / (count + settings.own_photographs))
+                high = mixed(own_upper, upper, count / (count + own_photographs))
             if own_lower is not None and own_lower.images >= settings.few:
-                low = mixed(own_lower, lower, settings.own_share)
+                low = mixed(own_lower, lower, own_share)
             axis = fisher_axis(high, low, shrinkage)
             if axis is not None:
-                scores[folds == fold] = self.ranked[rows[folds == fold]] @ axis[0] + axis[1]
+                scores[folds == fold] = projected(self.ranked[rows[folds == fold]], axis[0]) + axis[1]
         return scores
 
 
