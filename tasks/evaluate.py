@@ -79,6 +79,9 @@ CELLS_WITH_COUNTS = 30
 
 
 def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
+    from tasks.vision import export  # it imports TensorFlow, which takes seconds
+
+    export.check_backend()
     resample, trained = inputs.one("resample"), inputs.many("train")
     check_lineage(resample, trained)
     models = rank([model for model in trained if not model.params.get("fold")])

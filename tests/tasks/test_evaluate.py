@@ -284,6 +284,13 @@ def test_an_export_that_gives_other_probabilities_is_refused(world, evaluate, mo
         evaluate(world, world.model("red"))
 
 
+def test_another_backend_is_refused_before_any_work(world, evaluate, monkeypatch):
+    monkeypatch.setattr("keras.backend.backend", lambda: "jax")
+    monkeypatch.setattr("tasks.evaluate.predict", lambda *_: pytest.fail("It predicted first."))
+    with pytest.raises(ParamsError, match=r"KERAS_BACKEND is jax\. Run `evaluate` with KERAS_BACKEND=tensorflow"):
+        evaluate(world, world.model("red"))
+
+
 def test_a_model_of_other_classes_is_refused(world, evaluate):
     with pytest.raises(DataError, match=r"tells L2_3, b, class apart, but .* holds L2_3, b, class, 꽃"):
         evaluate(world, world.model("red", classes=CLASSES[:3]))
