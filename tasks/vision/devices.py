@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import subprocess
+import tempfile
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import keras
 
@@ -122,6 +124,41 @@ def peak_memory() -> int | None:
     import jax
 
     return int((jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
+
+
+class Use:
+    """How busy the GPUs are meanwhile, as `nvidia-smi` samples it: a context.
+
+    `share` is the mean share of time in which a kernel ran, of all GPUs; None before the end, without a GPU, or where
+    there is no `nvidia-smi`.
+    """
+
+    SECONDS = 5
+    """How far samples are apart."""
+
+    def __init__(self) -> None:
+        self.share: float | None = None
+        self._sampler: subprocess.Popen[bytes] | None = None
+        self._samples = tempfile.TemporaryFile()
+
+    def __enter__(self) -> Self:
+        if has_gpu():
+            command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+            with contextlib.suppress(OSError):  # not every image has it, and the training needs it not
+                self._sampler = subprocess.Popen(
+                    [*command, f"--loop={self.SECONDS}"], stdout=self._samples, stderr=subprocess.DEVNULL
+                )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._sampler:
+            self._sampler.terminate()
+            self._sampler.wait()
+        with self._samples as file:
+            file.seek(0)
+            found = [int(line) for line in file.read().split() if line.isdigit()]
+        if found:
+            self.share = sum(found) / len(found) / 100
 
 
 def make_deterministic(xla: bool) -> None:

@@ -320,8 +320,9 @@ def _enlarged(pixels: Any, size: int) -> Any:
 def make_repeatable(folder: Path) -> None:
     """Take out of a SavedModel what differs between two of the same network.
 
-    That is the fingerprint, the order of its maps, and the numbers in the names of its functions, which count all
-    functions that the process has traced. They are counted from one here.
+    That is the fingerprint, the order of its maps, the numbers in the names of its functions, which count all functions
+    that the process has traced, and the numbers by which a function calls the variables that it reads. The functions
+    are counted from one here, and the variables go by their places.
     """
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -335,6 +336,10 @@ def make_repeatable(folder: Path) -> None:
     names = {found[0]: f"{found[1]}_{number}" for number, found in enumerate(numbered, start=1)}
     anywhere = re.compile(f"({'|'.join(sorted(names, key=len, reverse=True))})(?!\\d)")
     _rename(saved, lambda text: anywhere.sub(lambda found: names[found[1]], text))
+    for each in library.function:
+        for argument in each.arg_attr.values():
+            if (called := argument.attr.get("_user_specified_name")) is not None and called.s.isdigit():
+                del argument.attr["_user_specified_name"]
     functions = sorted(library.function, key=lambda each: str(each.signature.name))
     del library.function[:]
     library.function.extend(functions)

@@ -322,6 +322,7 @@ def _evaluated(store: LocalStore, folder: Path, names: list[str], trained: Seque
         pd.DataFrame(
             {
                 "architecture": [model.params["architecture"] for model in trained],
+                "trial": "",
                 "model": [model.key for model in trained],
                 "val_macro_f1": [model.metrics["val_macro_f1"] for model in trained],
                 "val_accuracy": 0.8, "test_macro_f1": 0.789, "test_accuracy": 0.8, "parameters": 123456, "epochs": 9,
