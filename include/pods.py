@@ -251,7 +251,8 @@ class StepPod(KubernetesPodOperator):
             return self._finish(context, artifact, reused=False)
         message, again = explain(self._ended, failure, pod_settings())
         if not again and is_drawn(self.instance or {}):
-            return leave_out(self.instance or {}, message)
+            leave_out(self.instance or {}, message)
+            return None
         tell_failure(context, self.step, message, self.instance)
         raise (PodFailed if again else PodFailedForGood)(message) from None
 

@@ -147,7 +147,8 @@ def _run_step(
         except GessoError as error:
             if error.exit_status == TRY_AGAIN or not is_drawn(instance):
                 raise
-            return leave_out(instance, str(error))
+            leave_out(instance, str(error))
+            return None
         if name == "promote" and not result.reused and result.artifact.metrics["verdict"] == "PROMOTE":
             champion_changed(context, result.artifact, Artifact.open(str(uris["snapshot"])))
         return finish(context, name, instance, result.artifact, result.reused, time.monotonic() - started)
@@ -165,7 +166,7 @@ def input_uris(inputs: Mapping[str, Any]) -> dict[str, str | list[str]]:
     """The URI, or URIs, of each input artifact; a skipped task gave none."""
     # One request for all that mapped tasks returned; a loop over them asks for one too many, and logs that as an error.
     # A trial that was left out returned nothing.
-    uris = {name: uri if isinstance(uri, str) else [one for one in (uri or ())[:] if one] for name, uri in inputs.items()}
+    uris = {name: uri if isinstance(uri, str) else list(filter(None, (uri or ())[:])) for name, uri in inputs.items()}
     return {name: uri for name, uri in uris.items() if uri}
 
 

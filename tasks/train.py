@@ -100,7 +100,7 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
         facts = {"architecture": params.architecture, "parameters": model.count_params()}
 
         try:
-            with devices.Use() as use:
+            with devices.watched() as use:
                 fitted = training.fit(
                     model,
                     batches,
@@ -145,7 +145,7 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
         "training_seconds": round(fitted.seconds, 1),
         "gpus": execution.devices if devices.has_gpu() else 0,
         "gpu_memory_bytes": devices.peak_memory(),
-        "gpu_use": use.share,
+        "gpu_use": float(np.mean(use)) if use else None,
     }
 
 

@@ -517,8 +517,8 @@ class Params(
         search.check(self.search, SEARCHED, lambda name, value: TrainShared.of({name: value}))
         if self.folds:
             raise ParamsError(
-                f"search and folds = {self.folds} together would train each trial {self.folds + 1} times. Search first, "
-                f"then cross-validate with the values of the best trial."
+                f"search and folds = {self.folds} together would train each trial {self.folds + 1} times. Search "
+                f"first, then cross-validate with the values of the best trial."
             )
         if len(self.architectures) * self.trials > MOST_TRAININGS:
             raise ParamsError(
@@ -532,7 +532,10 @@ class Params(
                 f"epochs = {min(given['epochs'])}, which leaves none for the rest of the schedule."
             )
         if "freeze_epochs" in self.search and not any("keras:" in name for name in self.architectures):
-            raise ParamsError(f"search: freeze_epochs is for networks keras:<Name>; architectures = {self.architectures}.")
+            raise ParamsError(
+                f"search: freeze_epochs is for networks keras:<Name>, and architectures = {self.architectures} holds "
+                f"none."
+            )
 
     def trainings(self) -> list[dict[str, Any]]:
         """What sets each training of the run apart: the architecture, its trials' values, the fold.

@@ -5,7 +5,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import keras
 
@@ -126,39 +126,27 @@ def peak_memory() -> int | None:
     return int((jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
 
 
-class Use:
-    """How busy the GPUs are meanwhile, as `nvidia-smi` samples it: a context.
+@contextlib.contextmanager
+def watched() -> Iterator[list[float]]:
+    """Inside, `nvidia-smi` samples how busy the GPUs are; afterwards the list holds the shares of time that it saw.
 
-    `share` is the mean share of time in which a kernel ran, of all GPUs; None before the end, without a GPU, or where
-    there is no `nvidia-smi`.
+    It stays empty without a GPU, and where there is no `nvidia-smi`.
     """
-
-    SECONDS = 5
-    """How far samples are apart."""
-
-    def __init__(self) -> None:
-        self.share: float | None = None
-        self._sampler: subprocess.Popen[bytes] | None = None
-        self._samples = tempfile.TemporaryFile()
-
-    def __enter__(self) -> Self:
+    shares: list[float] = []
+    with tempfile.TemporaryFile() as samples:
+        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop=5"]
+        sampler = None
         if has_gpu():
-            command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
-            with contextlib.suppress(OSError):  # not every image has it, and the training needs it not
-                self._sampler = subprocess.Popen(
-                    [*command, f"--loop={self.SECONDS}"], stdout=self._samples, stderr=subprocess.DEVNULL
-                )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._sampler:
-            self._sampler.terminate()
-            self._sampler.wait()
-        with self._samples as file:
-            file.seek(0)
-            found = [int(line) for line in file.read().split() if line.isdigit()]
-        if found:
-            self.share = sum(found) / len(found) / 100
+            with contextlib.suppress(OSError):  # not every image has it
+                sampler = subprocess.Popen(command, stdout=samples, stderr=subprocess.DEVNULL)
+        try:
+            yield shares
+        finally:
+            if sampler:
+                sampler.terminate()
+                sampler.wait()
+            samples.seek(0)
+            shares += [int(share) / 100 for share in samples.read().split() if share.isdigit()]
 
 
 def make_deterministic(xla: bool) -> None:

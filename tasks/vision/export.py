@@ -1,8 +1,8 @@
 """The export: a TensorFlow SavedModel that takes the bytes of image files and gives class names and probabilities.
 
 It needs nothing of Gesso and no Keras: decoding, resizing, network, calibration and the names of the classes are in its
-graph, the weights as constants, which TensorFlow fuses with the operations around them; of a large network (`LARGE`) the
-weights are variables beside the graph. TensorFlow Serving serves the folder as it is.
+graph, the weights as constants, which TensorFlow fuses with the operations around them; those of a large network
+(`LARGE`) are variables beside the graph. TensorFlow Serving serves the folder as it is.
 
     answer = tf.saved_model.load(folder).signatures["serving_default"](images=tf.constant([file_bytes]))
     answer["classes"][0], answer["probabilities"][0]        # best first
