@@ -269,7 +269,8 @@ def test_the_same_artifacts_give_the_same_bytes(store: LocalStore, tmp_path: Pat
     store.delete(f"{first.folder}/artifact.json")
     again = run_step("report", made)
     assert again.path("report.html").read_bytes() == html
-    assert again.metrics == {"verdict": "HOLD", "images": 64, "macro_f1": 0.789, "bytes": len(html)}
+    cost = {"training_runs": 1, "training_seconds": 200.0, "training_gpu_seconds": 400.0, "training_price": None}
+    assert again.metrics == {"verdict": "HOLD", "images": 64, "macro_f1": 0.789, "bytes": len(html), **cost}
 
 
 def need(f1: list[float], train: list[int], photo_share: list[float], test: int = 50) -> list[dict[str, Any]]:
