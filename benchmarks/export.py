@@ -21,6 +21,7 @@ from tasks.vision import models
 from tasks.vision.export import Export, difference, write
 
 ROUNDS = 7
+WAYS = ("model.predict", "export")
 CLASSES = 20
 
 
@@ -34,10 +35,8 @@ def measure(architecture: str, size: int, batch: int) -> dict[str, float]:
         export = Export(Path(folder) / "export")
 
     ways: dict[str, Callable[[], Any]] = {
-        "model.predict": lambda: model.predict(pixels, batch_size=batch, verbose=0),
-        "export": lambda: [
-            export.of_pixels(pixels[start : start + batch])[1] for start in range(0, len(pixels), batch)
-        ],
+        WAYS[0]: lambda: model.predict(pixels, batch_size=batch, verbose=0),
+        WAYS[1]: lambda: [export.of_pixels(pixels[start : start + batch])[1] for start in range(0, len(pixels), batch)],
     }
     fastest = dict.fromkeys(ways, float("inf"))
     for _ in range(ROUNDS):

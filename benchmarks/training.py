@@ -1,4 +1,5 @@
-"""What feeding a training on a CPU costs, next to Keras' `ImageDataGenerator` and next to no feeding at all.
+"""What feeding a training on a CPU costs, next to Keras' `ImageDataGenerator` and next to no feeding at all, and how
+fast its model then predicts.
 
     make bench-training
 
@@ -10,6 +11,8 @@ Draws JPEGs of half a megapixel, packs them as `resample` does, and measures, bo
     baseline_fit_vs_imagedatagenerator  images a second of `fit`, `baseline` at 224 px, fed by either (bar: 2.5)
     step_vs_constant_batch              images a second of `fit`, `residual` at 96 px, fed from the pack, and on one
                                         batch that lies ready in memory (bar: 0.95)
+    export_vs_predict                   images a second of batch prediction, `residual` at 224 px, by the export and by
+                                        `model.predict` of Keras (bar: 1.3); as `python -m benchmarks.export`
 
 Prints a table, and ends with one line of JSON.
 """
@@ -33,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmarks import export
 from tasks.vision import devices, feed, models
 from tasks.vision.pack import Pack
 
@@ -168,10 +172,18 @@ def step(folder: Path, rounds: int) -> Iterator[tuple[str, float]]:
         yield "pack", _fitted(speed, batches, 8)
 
 
+def prediction(_folder: Path, _rounds: int) -> Iterator[tuple[str, float]]:
+    """Wall seconds an image of batch prediction, `residual` at 224 px."""
+    rates = export.measure("residual", 224, 16)
+    for way in export.WAYS:
+        yield way, 1 / rates[f"{way}, images/s"]
+
+
 ROWS = {
     "pipeline_vs_imagedatagenerator": (pipeline, "CPU ms an image"),
     "baseline_fit_vs_imagedatagenerator": (baseline_fit, "wall ms an image"),
     "step_vs_constant_batch": (step, "wall ms an image"),
+    "export_vs_predict": (prediction, "wall ms an image"),
 }
 
 

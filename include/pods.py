@@ -21,10 +21,10 @@ from kubernetes.client import models as k8s
 from pydantic import BaseModel, ConfigDict, Field
 
 from include.pod_failures import explain, first_line
-from include.steps import command_line, finish, input_uris, run_params, section_of, tell_failure
+from include.steps import command_line, finish, input_uris, leave_out, run_params, section_of, tell_failure
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import TRY_AGAIN, GessoError
-from tasks.core.runs import instance_name
+from tasks.core.runs import instance_name, is_drawn
 from tasks.core.settings import from_environment, settings
 from tasks.core.step import expected_key, find_whole
 from tasks.core.store import open_store
@@ -177,8 +177,8 @@ class StepPod(KubernetesPodOperator):
         self._ended: k8s.V1Pod | None = None
         self._uri = ""
 
-    def execute(self, context: Any) -> str:
-        """Start the pod, unless its artifact is there. Raises as `_watch`."""
+    def execute(self, context: Any) -> str | None:
+        """Start the pod, unless its artifact is there. Returns and raises as `_watch`."""
         self._prepare(context)
         if artifact := self._committed():
             if context["ti"].try_number > 1:
@@ -186,8 +186,8 @@ class StepPod(KubernetesPodOperator):
             return self._finish(context, artifact, reused=True)
         return self._watch(context, lambda: super(StepPod, self).execute(context))
 
-    def trigger_reentry(self, context: Any, event: dict[str, Any]) -> str:
-        """Go on where the triggerer saw the pod end, or its log is due. Raises as `_watch`."""
+    def trigger_reentry(self, context: Any, event: dict[str, Any]) -> str | None:
+        """Go on where the triggerer saw the pod end, or its log is due. Returns and raises as `_watch`."""
         self._prepare(context)
         return self._watch(context, lambda: super(StepPod, self).trigger_reentry(context, event))
 
@@ -230,8 +230,8 @@ class StepPod(KubernetesPodOperator):
     def _committed(self) -> Artifact | None:
         return find_whole(open_store(settings().store_uri), self.step, self._key)
 
-    def _watch(self, context: Any, watch: Callable[[], object]) -> str:
-        """Let the operator do its work; then let the artifact decide.
+    def _watch(self, context: Any, watch: Callable[[], object]) -> str | None:
+        """Let the operator do its work; then let the artifact decide. None: a trial that is left out of a search.
 
         Raises:
             PodFailed, PodFailedForGood: there is no artifact; says why.
@@ -250,6 +250,9 @@ class StepPod(KubernetesPodOperator):
                 self.log.warning("The pod's end was not seen (%s), but its artifact is there.", first_line(failure))
             return self._finish(context, artifact, reused=False)
         message, again = explain(self._ended, failure, pod_settings())
+        if not again and is_drawn(self.instance or {}):
+            leave_out(self.instance or {}, message)
+            return None
         tell_failure(context, self.step, message, self.instance)
         raise (PodFailed if again else PodFailedForGood)(message) from None
 

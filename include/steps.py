@@ -23,7 +23,7 @@ from include.assets import champion_changed, tell_lineage
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import TRY_AGAIN, GessoError, StoreError
 from tasks.core.params import Params, Section
-from tasks.core.runs import Record, change_record, forget_failure, instance_name, record_failure
+from tasks.core.runs import Record, change_record, forget_failure, instance_name, is_drawn, record_failure
 from tasks.core.settings import settings
 from tasks.core.step import Result, execute, load
 from tasks.core.store import open_store
@@ -122,19 +122,17 @@ def scan_shards(snapshot: str) -> list[dict[str, int]]:
 
 @task
 def trainings() -> list[dict[str, Any]]:
-    """One training for each architecture that the run asks for, and one more for each fold of its cross-validation."""
+    """One training for each architecture that the run asks for, and one more for each trial or fold."""
     with failing_well("trainings"):
         params = run_params()
     if params.dry_run:
         raise AirflowSkipException("This is a dry run: nothing is trained.")
-    whole: list[dict[str, Any]] = [{"architecture": architecture} for architecture in params.architectures]
-    folds = [{"fold": fold, "of_folds": params.folds} for fold in range(1, params.folds + 1)]
-    return whole + [training | fold for training in whole for fold in folds]
+    return params.trainings()
 
 
 def _run_step(
     name: str, inputs: Mapping[str, Any], instance: Mapping[str, Any], given: Mapping[str, Any] | None = None
-) -> str:
+) -> str | None:
     context: Any = get_current_context()
     context["instance_name"] = instance_name(instance)
     started = time.monotonic()
@@ -144,7 +142,13 @@ def _run_step(
             raise AirflowSkipException(f"{', '.join(skipped)} did not run.")
         section = section_of(name, context, {**instance, **(given or {})})
         run = _execute_apart if name in APART else execute
-        result = run(name, uris, section, settings().store_uri)
+        try:
+            result = run(name, uris, section, settings().store_uri)
+        except GessoError as error:
+            if error.exit_status == TRY_AGAIN or not is_drawn(instance):
+                raise
+            leave_out(instance, str(error))
+            return None
         # A first try may have changed the champion and died before Airflow wrote its event down.
         fresh = not result.reused or context["ti"].try_number > 1
         if name == "promote" and fresh and result.artifact.metrics["verdict"] == "PROMOTE":
@@ -152,10 +156,19 @@ def _run_step(
         return finish(context, name, instance, result.artifact, result.reused, time.monotonic() - started)
 
 
+def leave_out(instance: Mapping[str, Any], message: str) -> None:
+    """Go on without a trial of a search whose training failed: the values drawn for it don't do.
+
+    It ends well and without an artifact. The first trial, with the run's own params, has to train.
+    """
+    print(f"{DONE}{instance_name(instance)} is left out of the search: {message}", flush=True)
+
+
 def input_uris(inputs: Mapping[str, Any]) -> dict[str, str | list[str]]:
     """The URI, or URIs, of each input artifact; a skipped task gave none."""
     # One request for all that mapped tasks returned; a loop over them asks for one too many, and logs that as an error.
-    uris = {name: uri if isinstance(uri, str) else list((uri or ())[:]) for name, uri in inputs.items()}
+    # A trial that was left out returned nothing.
+    uris = {name: uri if isinstance(uri, str) else list(filter(None, (uri or ())[:])) for name, uri in inputs.items()}
     return {name: uri for name, uri in uris.items() if uri}
 
 

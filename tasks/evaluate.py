@@ -19,8 +19,9 @@ Writes, of the best model unless said otherwise,
                            [{architecture, folds, mean, deviation, low, high}]: macro F1 over the folds, and its 95%
                            interval
   folds.parquet            of each fold: architecture, fold, val_macro_f1, val_accuracy, val_loss, epochs
-  leaderboard.parquet      of all models, best first: architecture, model, val_macro_f1, val_accuracy, val_loss,
-                           test_macro_f1, test_accuracy, parameters, epochs, chosen
+  leaderboard.parquet      of all models, best first: architecture, trial (the values that a search gave it), model,
+                           val_macro_f1, val_accuracy, val_loss, test_macro_f1, test_accuracy, parameters, epochs,
+                           chosen
   classwise.parquet, .csv  class, precision, recall, f1, f1_low, f1_high, support, accuracy; the CSV ends with the
                            averages
   operating.parquet        coverage, confidence, images, accuracy, low, high, errors: how often the model is right where
@@ -79,6 +80,9 @@ CELLS_WITH_COUNTS = 30
 
 
 def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
+    from tasks.vision import export  # it imports TensorFlow, which takes seconds
+
+    export.check_backend()
     resample, trained = inputs.one("resample"), inputs.many("train")
     check_lineage(resample, trained)
     models = rank([model for model in trained if not model.params.get("fold")])
@@ -95,13 +99,15 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
     pack = Pack([resample.path(f"pack/{shard:03}.npy") for shard in shards], table)
     truth = test["label"].to_numpy()
 
+    trials = trial_names(models)
     best, board = None, []
     for model in models:
         probabilities = predict(model, pack, test["row"].to_numpy())
         if best is None:
             best = probabilities
-        board.append(standing(model, truth, probabilities, chosen=best is probabilities))
-        out.log(f"{board[-1]['architecture']}: macro F1 {board[-1]['test_macro_f1']:.4f} on {len(test):,} test images")
+        board.append(standing(model, trials[model.key], truth, probabilities, chosen=best is probabilities))
+        name = ", ".join(filter(None, (board[-1]["architecture"], board[-1]["trial"])))
+        out.log(f"{name}: macro F1 {board[-1]['test_macro_f1']:.4f} on {len(test):,} test images")
     assert best is not None
 
     temperature = fitted_temperature(models[0], classes)
@@ -306,13 +312,32 @@ def operating(confidence: npt.NDArray[np.float32], right: npt.NDArray[np.bool_])
     return pd.DataFrame(rows).drop_duplicates("images", ignore_index=True)
 
 
+def trial_names(models: list[Artifact]) -> dict[str, str]:
+    """What sets each model apart from the others of its architecture, by key: "momentum 0.9"; "" where it is alone."""
+    names = {}
+    for model in models:
+        alike = [other for other in models if other.metrics["architecture"] == model.metrics["architecture"]]
+        names[model.key] = ", ".join(
+            f"{name} {value}"
+            for name, value in sorted(model.params.items())
+            if any(other.params.get(name) != value for other in alike)
+        )
+    return names
+
+
 def standing(
-    model: Artifact, truth: npt.NDArray[np.int32], probabilities: npt.NDArray[np.float32], *, chosen: bool
+    model: Artifact,
+    trial: str,
+    truth: npt.NDArray[np.int32],
+    probabilities: npt.NDArray[np.float32],
+    *,
+    chosen: bool,
 ) -> dict[str, Any]:
     """A model's row of the leaderboard."""
     predicted = probabilities.argmax(axis=1)
     return {
         "architecture": str(model.metrics["architecture"]),
+        "trial": trial,
         "model": model.key,
         **{name: number(model, name) for name in ("val_macro_f1", "val_accuracy", "val_loss")},
         "test_macro_f1": metrics.macro(metrics.classwise(truth, predicted, probabilities.shape[1]).f1),

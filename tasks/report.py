@@ -20,6 +20,7 @@ from tasks.core.artifacts import MANIFEST, Artifact, Inputs, Output, is_removed
 from tasks.core.figures import label
 from tasks.core.ledger import VERDICTS
 from tasks.core.params import ReportParams
+from tasks.core.search import ends
 from tasks.core.step import NAMES
 from tasks.core.store import Store
 from tasks.page import Pictures, is_missing, render
@@ -80,6 +81,7 @@ def run(inputs: Inputs, params: ReportParams, out: Output) -> None:
         "verdict": page["decision"]["verdict"] if judged else "DRY RUN",
         "images": inputs.one("snapshot").metrics["images"],
         **({"macro_f1": page["evaluation"]["macro"]["f1"]} if judged else {}),
+        **({f"training_{name}": value for name, value in page["cost"].items()} if judged else {}),
         "bytes": len(html.encode()),
     }
     out.log(f"Wrote the report: {len(html.encode()) / 1e6:.1f} MB.")
@@ -147,13 +149,14 @@ def plan(resample: Artifact, params: ReportParams, speeds: dict[str, float]) -> 
     """What would be trained, a row a network, and what it would take at most: early stopping may end it sooner."""
     drawn = int(resample.metrics["train_drawn"] or 0)
     rows: Rows = []
+    epochs = max(ends(params.search.get("epochs", [params.epochs])))
     for name in params.architectures:
-        trainings = 1 + params.folds
-        images = drawn * params.epochs * trainings
+        trainings = params.trials if params.search else 1 + params.folds
+        images = drawn * epochs * trainings
         seconds = images / speeds[name] if speeds.get(name) else None
         price = seconds / 3600 * params.hour_price if seconds and params.hour_price else None
         rows.append({"name": name, "trainings": trainings, "images": images, "seconds": seconds, "price": price})
-    return {"plan": rows, "drawn": drawn, "epochs": params.epochs}
+    return {"plan": rows, "drawn": drawn, "epochs": epochs}
 
 
 def cost(metrics: Mapping[str, Any], hour_price: float) -> dict[str, Any]:
@@ -168,6 +171,13 @@ def cost(metrics: Mapping[str, Any], hour_price: float) -> dict[str, Any]:
     }
 
 
+def cost_of_all(models: Iterable[Artifact], hour_price: float) -> dict[str, Any]:
+    """What all trainings of a run took together, those of folds and of a search's trials too; as `cost`."""
+    costs = [cost(model.metrics, hour_price) for model in models]
+    sums = {name: sum(each[name] or 0 for each in costs) or None for name in ("seconds", "gpu_seconds", "price")}
+    return {"runs": len(costs), **sums}
+
+
 def _results(inputs: Inputs, params: ReportParams, pictures: Pictures) -> dict[str, Any]:
     decision = inputs.one("promote").json("decision.json")
     evaluate, resample = inputs.one("evaluate"), inputs.one("resample")
@@ -180,8 +190,9 @@ def _results(inputs: Inputs, params: ReportParams, pictures: Pictures) -> dict[s
         ("figures/reliability.svg", "Reliability", "How often the model is right when it says that it is so sure."),
         ("figures/confusion.svg", "Confusion", "Rows: the class an image has. Columns: the class it was given."),
     ]
-    whole = [model for model in inputs.many("train") if not model.params.get("fold")]
-    trained = sorted(whole, key=lambda model: (model.key != evaluation["model"], str(model.params["architecture"])))
+    board = _rows(evaluate.table("leaderboard.parquet"))
+    best = {row["architecture"]: row for row in reversed(board)}  # of several trials the best stands for its network
+    trained = {model.key: model for model in inputs.many("train")}
     return {
         "decision": decision,
         "reasons": sorted(decision["reasons"], key=lambda reason: bool(reason["passed"])),
@@ -204,19 +215,23 @@ def _results(inputs: Inputs, params: ReportParams, pictures: Pictures) -> dict[s
         ),
         "suspects": _rows(evaluate.table("suspects.parquet")),
         "hour_price": params.hour_price,
-        "leaderboard": _rows(evaluate.table("leaderboard.parquet")),
+        "leaderboard": board,
+        "search": bool(params.search),
+        "cost": cost_of_all(trained.values(), params.hour_price),
         "folds": _rows(evaluate.table("folds.parquet")),
         "models": [
             {
-                "name": model.params["architecture"],
-                "chosen": model.key == evaluation["model"],
+                "name": ", ".join(filter(None, (row["architecture"], row["trial"]))),
+                "chosen": row["chosen"],
                 "metrics": model.metrics,
                 "folder": model.folder,
                 "cost": cost(model.metrics, params.hour_price),
-                "curves": pictures.of(model, "curves.svg", f"Learning curves: {model.params['architecture']}"),
+                "curves": pictures.of(model, "curves.svg", f"Learning curves: {row['architecture']}"),
                 "batch": pictures.of(model, "train_batch.jpg", "What the network sees", "Augmented training images."),
             }
-            for model in trained
+            for row in board
+            if row is best[row["architecture"]]
+            for model in [trained[row["model"]]]
         ],
     }
 

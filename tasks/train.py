@@ -18,7 +18,7 @@ Writes
   validation.parquet  row, key, class, predicted and the probabilities p_0, p_1, … of the validation images
 
 Its metrics tell what it took: images a second, floating-point operations an image, the seconds of the training and of
-its part until the best epoch, on a GPU the peak of its memory.
+its part until the best epoch, on a GPU the peak of its memory and the share of time in which it was busy.
 """
 
 import hashlib
@@ -100,17 +100,18 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
         facts = {"architecture": params.architecture, "parameters": model.count_params()}
 
         try:
-            fitted = training.fit(
-                model,
-                batches,
-                judged,
-                params,
-                execution,
-                identity=facts | {"image_size": pack.size, "classes": classes},
-                checkpoint=out.checkpoint,
-                file=out.folder / ".state.npz",
-                log=out.log,
-            )
+            with devices.watched() as use:
+                fitted = training.fit(
+                    model,
+                    batches,
+                    judged,
+                    params,
+                    execution,
+                    identity=facts | {"image_size": pack.size, "classes": classes},
+                    checkpoint=out.checkpoint,
+                    file=out.folder / ".state.npz",
+                    log=out.log,
+                )
         except training.Diverged as error:
             if error.best_epoch:
                 save(model, params, pack.size, classes, out)
@@ -144,6 +145,7 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
         "training_seconds": round(fitted.seconds, 1),
         "gpus": execution.devices if devices.has_gpu() else 0,
         "gpu_memory_bytes": devices.peak_memory(),
+        "gpu_use": float(np.mean(use)) if use else None,
     }
 
 

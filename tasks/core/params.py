@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from tasks.core import search
 from tasks.core.errors import ParamsError
 
 # fmt: off
@@ -404,10 +405,35 @@ class ReportParams(Sized, Lasting):
         le=20,
         read={"cross-validation": "https://scikit-learn.org/stable/modules/cross_validation.html"},
     )
+    search: dict[str, Any] = _param(
+        {},
+        "Training",
+        'Params of the training to search, each with a list of values or a range: {"learning_rate": {"low": 0.001, '
+        '"high": 0.1}, "optimizer": ["sgd", "adamw"]}. Empty: no search.',
+        read={"hyper-parameters": "https://scikit-learn.org/stable/modules/grid_search.html"},
+    )
+    trials: int = _param(
+        8,
+        "Training",
+        "Trainings of each architecture in a search, the first with the run's own params; the best by validation goes "
+        "on.",
+        ge=2,
+        le=100,
+    )
     hour_price: float = _param(
         0.0, "Training", "Price of an hour on the machine that trains, in your currency. 0: not known.", ge=0
     )
 
+
+SEARCHED = {
+    name: field.annotation
+    for name, field in TrainShared.model_fields.items()
+    if name not in {*Seeded.model_fields, *Sized.model_fields, "weights", "precision", "xla", "steps_per_execution"}
+}
+"""The params that may be searched, and their types: those that shape a training, on the same images and device."""
+
+MOST_TRAININGS = 1000
+"""More mapped tasks than about this Airflow refuses (its `max_map_length`)."""
 
 SectionType = TypeVar("SectionType", bound=Section)
 
@@ -477,7 +503,51 @@ class Params(
             raise ParamsError(
                 f"unsure_threshold = {params.unsure_threshold} is more than photo_threshold = {params.photo_threshold}."
             )
+        if params.search:
+            params.check_search()
         return params
+
+    def check_search(self) -> None:
+        """Check what is to be searched.
+
+        Raises:
+            ParamsError: a param that can't be searched, a value out of its range, values that contradict one another,
+                too many trainings, or a cross-validation besides.
+        """
+        search.check(self.search, SEARCHED, lambda name, value: TrainShared.of({name: value}))
+        if self.folds:
+            raise ParamsError(
+                f"search and folds = {self.folds} together would train each trial {self.folds + 1} times. Search "
+                f"first, then cross-validate with the values of the best trial."
+            )
+        if len(self.architectures) * self.trials > MOST_TRAININGS:
+            raise ParamsError(
+                f"{len(self.architectures)} architectures with trials = {self.trials} each are more than "
+                f"{MOST_TRAININGS:,} trainings."
+            )
+        given = {name: search.ends(self.search.get(name, [getattr(self, name)])) for name in SEARCHED}
+        if "cosine" in given["schedule"] and max(given["warmup_epochs"]) >= min(given["epochs"]):
+            raise ParamsError(
+                f"search: a trial could have warmup_epochs = {max(given['warmup_epochs'])} of "
+                f"epochs = {min(given['epochs'])}, which leaves none for the rest of the schedule."
+            )
+        if "freeze_epochs" in self.search and not any("keras:" in name for name in self.architectures):
+            raise ParamsError(
+                f"search: freeze_epochs is for networks keras:<Name>, and architectures = {self.architectures} holds "
+                f"none."
+            )
+
+    def trainings(self) -> list[dict[str, Any]]:
+        """What sets each training of the run apart: the architecture, its trials' values, the fold.
+
+        Each architecture is trained with the run's own params, then once for each other trial of a search, or for each
+        fold of a cross-validation.
+        """
+        others: list[dict[str, Any]] = [{"fold": fold, "of_folds": self.folds} for fold in range(1, self.folds + 1)]
+        if self.search:
+            others = search.draw(self.search, self.trials, self.seed, self.model_dump())
+        whole = [{"architecture": architecture} for architecture in self.architectures]
+        return whole + [training | other for training in whole for other in others]
 
     def section(self, kind: type[SectionType], **instance: Any) -> SectionType:
         """The part of the params that a step reads; `instance` sets what differs between its mapped tasks."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import NotFound, StoreError
+from tasks.core.params import SEARCHED
 from tasks.core.store import Store
 
 Record = dict[str, Any]
@@ -31,13 +32,19 @@ def record_key(dag_id: str, run_id: str) -> str:
 
 
 def instance_name(instance: Mapping[str, Any]) -> str:
-    """What tells a mapped task from the others: "shard 2 of 3", "baseline", "baseline, fold 3 of 10"."""
+    """What tells a mapped task from the others: "shard 2 of 3", "baseline, fold 3 of 10", "vgg, momentum 0.9"."""
     words = [str(instance["architecture"])] if "architecture" in instance else []
     if "shard" in instance:
         words.append(f"shard {instance['shard'] + 1} of {instance['shards']}")
     if "fold" in instance:
         words.append(f"fold {instance['fold']} of {instance['of_folds']}")
+    words += [f"{name} {value}" for name, value in instance.items() if name in SEARCHED]
     return ", ".join(words)
+
+
+def is_drawn(instance: Mapping[str, Any]) -> bool:
+    """Whether a mapped task is a trial whose values a search drew."""
+    return not SEARCHED.keys().isdisjoint(instance)
 
 
 def record_failure(

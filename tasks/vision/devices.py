@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -122,6 +124,29 @@ def peak_memory() -> int | None:
     import jax
 
     return int((jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0))
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[list[float]]:
+    """Inside, `nvidia-smi` samples how busy the GPUs are; afterwards the list holds the shares of time that it saw.
+
+    It stays empty without a GPU, and where there is no `nvidia-smi`.
+    """
+    shares: list[float] = []
+    with tempfile.TemporaryFile() as samples:
+        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop=5"]
+        sampler = None
+        if has_gpu():
+            with contextlib.suppress(OSError):  # not every image has it
+                sampler = subprocess.Popen(command, stdout=samples, stderr=subprocess.DEVNULL)
+        try:
+            yield shares
+        finally:
+            if sampler:
+                sampler.terminate()
+                sampler.wait()
+            samples.seek(0)
+            shares += [int(share) / 100 for share in samples.read().split() if share.isdigit()]
 
 
 def make_deterministic(xla: bool) -> None:

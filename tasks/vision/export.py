@@ -1,8 +1,8 @@
 """The export: a TensorFlow SavedModel that takes the bytes of image files and gives class names and probabilities.
 
 It needs nothing of Gesso and no Keras: decoding, resizing, network, calibration and the names of the classes are in its
-graph, the weights as constants, which TensorFlow fuses with the operations around them. TensorFlow Serving serves the
-folder as it is.
+graph, the weights as constants, which TensorFlow fuses with the operations around them; those of a large network
+(`LARGE`) are variables beside the graph. TensorFlow Serving serves the folder as it is.
 
     answer = tf.saved_model.load(folder).signatures["serving_default"](images=tf.constant([file_bytes]))
     answer["classes"][0], answer["probabilities"][0]        # best first
@@ -33,8 +33,25 @@ Answers = tuple[list[list[str]], Probabilities]
 TOLERANCE = 1e-4
 """How far a probability of the export may be from that of the training code."""
 
+LARGE = 50_000_000
+"""From this many parameters on the weights stay variables: as constants they would be copied some twenty times on the
+way into a graph and out of it, and a graph file can't be larger than 2 GiB."""
+
 EXIF_BYTES = 1 << 16
 """Where an EXIF block is looked for: at most so far from the file's beginning."""
+
+
+def check_backend() -> None:
+    """Check that Keras runs on TensorFlow, without which there is no export.
+
+    Raises:
+        ParamsError: it doesn't.
+    """
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise ParamsError(
+            f"The export is made by TensorFlow, but KERAS_BACKEND is {backend}. Run `evaluate` with "
+            f"KERAS_BACKEND=tensorflow; the model may come from another backend."
+        )
 
 
 def write(model: keras.Model, labels: list[str], temperature: float, folder: Path) -> None:
@@ -49,19 +66,18 @@ def write(model: keras.Model, labels: list[str], temperature: float, folder: Pat
     Raises:
         ParamsError: Keras runs on another backend.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise ParamsError(
-            f"The export is made by TensorFlow, but KERAS_BACKEND is {keras.backend.backend()}. Run `evaluate` with "
-            f"KERAS_BACKEND=tensorflow; the model may come from another backend."
-        )
+    check_backend()
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     size = int(model.input_shape[1])
     batch = tf.TensorSpec((None, size, size, 3), tf.uint8, name="pixels")
-    network = convert_variables_to_constants_v2(
-        tf.function(lambda pixels: model(pixels, training=False)).get_concrete_function(batch)
-    )
+    module = tf.Module()
+    network = tf.function(lambda pixels: [model(pixels, training=False)]).get_concrete_function(batch)
+    if model.count_params() < LARGE:
+        network = convert_variables_to_constants_v2(network)
+    else:
+        module.kept = [weight.value for weight in model.weights]
 
     def answer(pixels: Any) -> dict[str, Any]:
         (probabilities,) = network(pixels)
@@ -77,7 +93,6 @@ def write(model: keras.Model, labels: list[str], temperature: float, folder: Pat
         )
         return answer(squares)
 
-    module = tf.Module()
     signatures = {
         "serving_default": tf.function(from_files).get_concrete_function(tf.TensorSpec((None,), tf.string, "images")),
         "pixels": tf.function(answer).get_concrete_function(batch),
@@ -305,8 +320,9 @@ def _enlarged(pixels: Any, size: int) -> Any:
 def make_repeatable(folder: Path) -> None:
     """Take out of a SavedModel what differs between two of the same network.
 
-    That is the fingerprint, the order of its maps, and the numbers in the names of its functions, which count all
-    functions that the process has traced. They are counted from one here.
+    That is the fingerprint, the order of its maps, the numbers in the names of its functions, which count all functions
+    that the process has traced, and the numbers by which a function calls the variables that it reads. The functions
+    are counted from one here, and the variables go by their places.
     """
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
@@ -320,6 +336,10 @@ def make_repeatable(folder: Path) -> None:
     names = {found[0]: f"{found[1]}_{number}" for number, found in enumerate(numbered, start=1)}
     anywhere = re.compile(f"({'|'.join(sorted(names, key=len, reverse=True))})(?!\\d)")
     _rename(saved, lambda text: anywhere.sub(lambda found: names[found[1]], text))
+    for each in library.function:
+        for argument in each.arg_attr.values():
+            if (called := argument.attr.get("_user_specified_name")) is not None and called.s.isdigit():
+                del argument.attr["_user_specified_name"]
     functions = sorted(library.function, key=lambda each: str(each.signature.name))
     del library.function[:]
     library.function.extend(functions)

@@ -161,6 +161,32 @@ def test_the_whole_workflow_then_again_with_everything_reused(
     assert Artifact.open(evaluate["artifact"]).json("evaluation.json")["cross_validation"][0]["folds"] == 2
 
 
+def test_a_search_takes_the_best_trial_and_leaves_out_one_that_diverges(
+    retrain: Any, pictures: Path, store: LocalStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    space = {"learning_rate": [0.0001, 10], "optimizer": ["sgd"]}
+    conf = {**CONF, "dataset": str(pictures), "search": space, "trials": 3}
+    run = retrain.test(run_conf=conf, logical_date=None)
+    assert run.state == "success"
+    steps = read_record(store, "retrain", run.run_id)["steps"]
+    assert {instance_name(entry["instance"]) for entry in steps["train"]} == {
+        "baseline",
+        "baseline, learning_rate 0.0001, optimizer sgd",
+    }
+    said = capfd.readouterr().out
+    assert re.search(r"learning_rate 10, optimizer sgd is left out of the search: The loss is no longer a number", said)
+    board = Artifact.open(steps["evaluate"][0]["artifact"]).table("leaderboard.parquet")
+    assert sorted(board["trial"]) == ["learning_rate 0.0001", "learning_rate 0.01"]
+    best = max(steps["train"], key=lambda entry: (entry["metrics"]["val_macro_f1"], -entry["metrics"]["val_loss"]))
+    (chosen,) = board[board["chosen"]].to_dict("records")
+    assert best["artifact"].endswith(chosen["model"])
+    report = Artifact.open(steps["report"][0]["artifact"])
+    html = report.path("report.html").read_text()
+    assert f'<th scope="row">baseline, {chosen["trial"]} (chosen)</th>' in html
+    assert "2 trainings took" in html
+    assert report.metrics["training_runs"] == 2
+
+
 def test_a_dry_run_reports_what_would_be_trained(retrain: Any, pictures: Path, store: LocalStore) -> None:
     run = retrain.test(run_conf={**CONF, "dataset": str(pictures), "dry_run": True, "folds": 3}, logical_date=None)
     assert run.state == "success"

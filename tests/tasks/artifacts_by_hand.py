@@ -245,6 +245,7 @@ def _trained(store: LocalStore, folder: Path, architecture: str, number: int) ->
         "architecture": architecture, "parameters": 123456, "epochs": 9, "best_epoch": 7,
         "val_macro_f1": 0.8 - number / 10, "val_accuracy": 0.81, "val_loss": 0.6, "images_per_second": 900.0,
         "training_seconds": 200.0, "seconds_to_best": 150.0, "gpus": 2,
+        "gpu_memory_bytes": 3 * 2**30, "gpu_use": 0.87,
     }  # fmt: skip
     return committed(out, "train", architecture=architecture, image_size=64, epochs=24, seed=0)
 
@@ -322,6 +323,7 @@ def _evaluated(store: LocalStore, folder: Path, names: list[str], trained: Seque
         pd.DataFrame(
             {
                 "architecture": [model.params["architecture"] for model in trained],
+                "trial": "",
                 "model": [model.key for model in trained],
                 "val_macro_f1": [model.metrics["val_macro_f1"] for model in trained],
                 "val_accuracy": 0.8, "test_macro_f1": 0.789, "test_accuracy": 0.8, "parameters": 123456, "epochs": 9,

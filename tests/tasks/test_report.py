@@ -3,7 +3,7 @@
 import base64
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,9 @@ from tests.tasks.artifacts_by_hand import a_run
 
 RunStep = Callable[..., Artifact]
 Report = Callable[..., "Page"]
+
+#: The steps that a dry run skips.
+JUDGING = ("train", "evaluate", "promote")
 
 HOSTILE = {
     '"><img src=x onerror=alert(1)>': 14,
@@ -82,11 +85,11 @@ class Page(HTMLParser):
 def report(store: LocalStore, tmp_path: Path, run_step: RunStep) -> Report:
     """Makes the artifacts of a run by hand, and its report."""
 
-    def make(**facts: Any) -> Page:
+    def make(params: Mapping[str, Any] | None = None, **facts: Any) -> Page:
         made = a_run(store, tmp_path, **facts)
         scans = made.pop("scan")
         made["eda"] = run_step("eda", {"validate": made["validate"], "scan": scans})
-        artifact = run_step("report", made)
+        artifact = run_step("report", made, **(params or {}))
         assert artifact.names() == ["report.html"]
         return Page(artifact.path("report.html").read_text(encoding="utf-8"))
 
@@ -212,7 +215,12 @@ def test_a_cross_validation_tells_mean_spread_and_interval(report: Report) -> No
 
 
 def test_what_a_training_cost_is_told_as_far_as_it_is_known(report: Report) -> None:
-    assert "It took 3 min 20 s, 2 min 30 s of them until the best epoch; 400 GPU-seconds." in report().text
+    text = report({"hour_price": 3.6}, architectures=("residual", "vgg", "baseline")).text
+    assert (
+        "It took 3 min 20 s, 2 min 30 s of them until the best epoch; 400 GPU-seconds; at 3.60 an hour, 0.20." in text
+    )
+    assert "The GPU held up to 3.0 GiB and was busy 87 % of the time." in text
+    assert "3 trainings took 10 min 0 s in all; 1,200 GPU-seconds; at 3.60 an hour, 0.60." in text
     noted = {"training_seconds": 1800.0, "seconds_to_best": 900.0, "gpus": 0}
     assert cost(noted, 3.0) == {"seconds": 1800.0, "seconds_to_best": 900.0, "gpu_seconds": None, "price": 1.5}
     assert set(cost({}, 3.0).values()) == {None}
@@ -222,7 +230,7 @@ def test_a_dry_run_tells_what_training_would_cost(store: LocalStore, tmp_path: P
     run = a_run(store, tmp_path, HOSTILE)
     scans = run.pop("scan")
     run["eda"] = run_step("eda", {"validate": run["validate"], "scan": scans})
-    for absent in ("train", "evaluate", "promote"):
+    for absent in JUDGING:
         del run[absent]
     asked = {"architectures": ["baseline", "vgg"], "image_size": 64, "epochs": 5, "folds": 2, "hour_price": 3600.0}
     made = run_step("report", run, **asked)
@@ -233,6 +241,15 @@ def test_a_dry_run_tells_what_training_would_cost(store: LocalStore, tmp_path: P
     assert f"baseline 3 {drawn * 15:,} {duration(seconds)} {seconds:.2f}" in page.text
     assert f"vgg 3 {drawn * 15:,} not known –" in page.text
     assert [each["id"] for each in page.all("section")] == ["data", "drift", "photographs", "balance", "ledger", "run"]
+
+
+def test_a_dry_run_tells_what_a_search_would_cost(store: LocalStore, tmp_path: Path, run_step: RunStep) -> None:
+    run = {name: made for name, made in a_run(store, tmp_path, HOSTILE).items() if name not in JUDGING}
+    scans = run.pop("scan")
+    run["eda"] = run_step("eda", {"validate": run["validate"], "scan": scans})
+    search = {"search": {"epochs": [5, 9], "momentum": [0, 0.9]}, "trials": 4}
+    made = run_step("report", run, architectures=["baseline"], image_size=64, epochs=5, **search)
+    assert f"baseline 4 {14 * 9 * 4}" in Page(made.path("report.html").read_text()).text
 
 
 def test_pictures_over_the_limit_are_named(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +269,8 @@ def test_the_same_artifacts_give_the_same_bytes(store: LocalStore, tmp_path: Pat
     store.delete(f"{first.folder}/artifact.json")
     again = run_step("report", made)
     assert again.path("report.html").read_bytes() == html
-    assert again.metrics == {"verdict": "HOLD", "images": 64, "macro_f1": 0.789, "bytes": len(html)}
+    cost = {"training_runs": 1, "training_seconds": 200.0, "training_gpu_seconds": 400.0, "training_price": None}
+    assert again.metrics == {"verdict": "HOLD", "images": 64, "macro_f1": 0.789, "bytes": len(html), **cost}
 
 
 def need(f1: list[float], train: list[int], photo_share: list[float], test: int = 50) -> list[dict[str, Any]]:

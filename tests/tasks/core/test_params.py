@@ -1,7 +1,9 @@
+from typing import Any, get_args
+
 import pytest
 
 from tasks.core.errors import ParamsError
-from tasks.core.params import PRESETS, Params, SnapshotParams, TrainParams
+from tasks.core.params import PRESETS, Architecture, Params, SnapshotParams, TrainParams
 
 
 def test_a_given_value_wins_over_the_preset_and_the_preset_over_the_default() -> None:
@@ -40,6 +42,94 @@ def test_every_preset_can_be_used(preset: str) -> None:
 def test_a_param_that_can_not_be_used_is_named(given: dict[str, object], message: str) -> None:
     with pytest.raises(ParamsError, match=message):
         Params.of(given)
+
+
+SPACE = {"learning_rate": {"low": 0.001, "high": 0.1}, "optimizer": ["sgd", "adamw"]}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"search": {"image_size": [64]}}, "search: 'image_size' can't be searched. What can: epochs, batch_size, "),
+        ({"search": {"rate": [0.1]}}, "search: 'rate' can't be searched"),
+        ({"search": {"learning_rate": 0.1}}, "learning_rate = 0.1 is neither a list of values nor a range"),
+        ({"search": {"learning_rate": []}}, "learning_rate = \\[\\] is neither a list of values nor a range"),
+        ({"search": {"learning_rate": [0.1, 20]}}, "search: learning_rate = 20: .*less than or equal to 10"),
+        ({"search": {"learning_rate": [0.1, 0.1]}}, "search: learning_rate = .* names a value twice"),
+        ({"search": {"learning_rate": {"low": 0, "high": 1}}}, "search: learning_rate = 0: .*greater than 0"),
+        ({"search": {"learning_rate": {"low": 1, "high": 0.1}}}, "low must be a number less than high"),
+        ({"search": {"learning_rate": {"low": "a", "high": "b"}}}, "low must be a number less than high"),
+        ({"search": {"learning_rate": {"min": 0, "max": 1}}}, "learning_rate = .* a range is"),
+        ({"search": {"batch_size": {"low": 1.5, "high": 8}}}, "search: batch_size = 1.5: .*integer"),
+        ({"search": {"augment": {"low": 0, "high": 1}}}, "search: augment is no number and has no range"),
+        ({"search": {"optimizer": ["adam"]}}, "search: optimizer = 'adam': .*'sgd' or 'adamw'"),
+        ({"search": {"freeze_epochs": [1]}}, "search: freeze_epochs is for networks keras:<Name>"),
+        ({"search": SPACE, "folds": 5}, "search and folds = 5 together would train each trial 6 times"),
+        ({"search": SPACE, "trials": 1}, "trials = 1: .*greater than or equal to 2"),
+        (
+            {"search": {"schedule": ["plateau", "cosine"], "warmup_epochs": [0, 5]}, "epochs": 5},
+            "a trial could have warmup_epochs = 5 of epochs = 5",
+        ),
+        (
+            {"search": SPACE, "trials": 100, "architectures": [*get_args(Architecture)][:11]},
+            "11 architectures with trials = 100 each are more than 1,000 trainings",
+        ),
+    ],
+)
+def test_a_search_that_can_not_be_done_is_explained(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParamsError, match=message):
+        Params.of(given)
+
+
+def test_without_a_search_or_folds_each_architecture_is_trained_once() -> None:
+    assert Params.of({"architectures": ["vgg", "baseline"]}).trainings() == [
+        {"architecture": "vgg"},
+        {"architecture": "baseline"},
+    ]
+
+
+def test_a_search_begins_with_the_runs_own_params_and_draws_what_trains() -> None:
+    params = Params.of({"search": SPACE, "trials": 40, "architectures": ["vgg", "residual"]})
+    trainings = params.trainings()
+    assert trainings[:2] == [{"architecture": "vgg"}, {"architecture": "residual"}]
+    assert len(trainings) == 80
+    drawn = [training for training in trainings if training["architecture"] == "vgg"][1:]
+    assert [{**each, "architecture": "residual"} for each in drawn] == trainings[41:]
+    for each in drawn:
+        assert params.section(TrainParams, **each).learning_rate == each["learning_rate"]
+    rates = sorted(each["learning_rate"] for each in drawn)
+    assert 0.001 <= rates[0] < 0.0015
+    assert 0.07 < rates[-1] <= 0.1
+    assert 0.008 < rates[len(rates) // 2] < 0.0125, "a wide range is searched by its logarithm"
+    assert 15 <= sum(each["optimizer"] == "sgd" for each in drawn) <= 24
+
+
+def test_the_same_seed_draws_the_same_trials_and_more_of_them_begin_alike() -> None:
+    def drawn(**given: Any) -> list[dict[str, Any]]:
+        return Params.of({"search": SPACE, "architectures": ["vgg"], **given}).trainings()
+
+    assert drawn(trials=20) == drawn(trials=20)
+    assert drawn(trials=20)[:8] == drawn(trials=8)
+    assert drawn(trials=8) != drawn(trials=8, seed=1)
+
+
+def test_a_small_space_is_searched_whole_and_nothing_is_trained_twice() -> None:
+    space = {"momentum": [0.0, 0.9], "mixup": [0, 0.2, 0.4]}
+    drawn = Params.of({"search": space, "architectures": ["vgg"]}).trainings()
+    values = [(each.get("momentum", 0.0), each.get("mixup", 0.0)) for each in drawn]
+    assert sorted(values) == [(momentum, mixup) for momentum in (0.0, 0.9) for mixup in (0, 0.2, 0.4)]
+    fewer = Params.of({"search": space, "architectures": ["vgg"], "trials": 4}).trainings()
+    assert len({tuple(each.items()) for each in fewer}) == 4
+
+
+def test_ranges_of_whole_numbers_give_whole_numbers_and_narrow_ones_are_even() -> None:
+    space = {"batch_size": {"low": 8, "high": 128}, "momentum": {"low": 0, "high": 0.9}}
+    drawn = Params.of({"search": space, "trials": 60, "architectures": ["vgg"]}).trainings()[1:]
+    sizes, momenta = ([each[name] for each in drawn] for name in space)
+    assert {type(size) for size in sizes} == {int}
+    assert 8 <= min(sizes) < 11
+    assert 100 < max(sizes) <= 128
+    assert 0.4 < sum(momenta) / len(momenta) < 0.5
 
 
 def test_a_section_holds_what_its_step_reads_and_no_more() -> None:

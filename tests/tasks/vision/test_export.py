@@ -165,6 +165,25 @@ def test_the_same_network_gives_the_same_bytes(network, folder, tmp_path):
     assert {path.relative_to(again): path.read_bytes() for path in again.rglob("*") if path.is_file()} == files
 
 
+def test_a_large_network_keeps_its_weights_beside_the_graph(network, folder, opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "LARGE", network.count_params())
+    kept = [tmp_path / name for name in ("large", "again")]
+    for each in kept:
+        export.write(network, LABELS, 1.7, each)
+    files = [{path.relative_to(each): path.read_bytes() for path in each.rglob("*") if path.is_file()} for each in kept]
+    assert files[0] == files[1]
+    beside = sum(len(data) for path, data in files[0].items() if path.parts[0] == "variables")
+    assert beside > 4 * network.count_params()
+    graph = len(files[0][Path("saved_model.pb")])
+    assert graph < 4 * network.count_params() < (folder / "saved_model.pb").stat().st_size
+
+    pixels = np.stack([as_trained_on(contents) for contents in FILES.values()])
+    names, probabilities = opened.of_pixels(pixels)
+    large = export.Export(kept[0])
+    for answer in (large.of_pixels(pixels), large.of_files(list(FILES.values()))):
+        np.testing.assert_allclose(by_label(*answer), by_label(names, probabilities), atol=export.TOLERANCE)
+
+
 def test_it_needs_nothing_of_gesso(folder, tmp_path):
     (tmp_path / "picture.jpg").write_bytes(FILES["jpeg 227x227"])
     code = (
