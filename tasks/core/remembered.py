@@ -18,8 +18,9 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.core.errors import NotFound
+from tasks.core.step import NAMES, code_digest
 from tasks.core.store import Object, Store
 
 MERGED_BYTES = 128 << 20
@@ -106,7 +108,7 @@ class Remembered:
         return found
 
     def _read(self, file: _File) -> pa.Table | None:
-        """The file's rows, none where it is damaged; None where it was removed meanwhile."""
+        """The file's rows; None where it was removed meanwhile. A damaged one is removed: it is in the way."""
         try:
             data = self.store.get(file.key)
         except NotFound:
@@ -116,14 +118,15 @@ class Remembered:
             if table.schema.equals(self.schema):
                 return table
         self.log(f"{self.store.uri}/{file.key} is damaged; its images are looked at again")
-        return self.schema.empty_table()
+        self.store.delete(file.key)
+        return None
 
     def _rewrite(self, files: list[_File]) -> None:
         """Put the rows of these files into one for each shard, then remove the files."""
         tables = [self._read(file) for file in files]
         read = [table for table in tables if table is not None]
         if len(read) < len(files):
-            return  # somebody else is at it
+            return  # somebody else is at it; or one was damaged, and the others are left to the next merge
         rows = _distinct(pa.concat_tables(read))
         shards = rows["place"].to_numpy() % np.uint64(self.shards)
         written = {self._write(rows.filter(pa.array(shards == at)), int(at), self.shards) for at in np.unique(shards)}
@@ -144,12 +147,22 @@ def _distinct(rows: pa.Table) -> pa.Table:
     return rows.take(pa.array(first))
 
 
-def superseded(objects: Iterable[Object], current: dict[str, str]) -> Iterator[Object]:
-    """Of the objects below `remembered/`, those that no run reads: other code's than `current`, by step."""
-    for found in objects:
-        _, step, code, *_ = [*found.key.split("/"), "", ""]
-        if current.get(step) != code:
-            yield found
+def outlived(store: Store, before: datetime) -> list[Object]:
+    """Files of rows that no run of this code reads, and that other code has not added to since `before`."""
+    folders: dict[str, list[Object]] = {}
+    for found in store.list("remembered/"):
+        folders.setdefault("/".join(found.key.split("/")[:3]), []).append(found)
+    return [
+        found
+        for folder, files in folders.items()
+        if max(found.modified for found in files) < before and not _is_current(folder)
+        for found in files
+    ]
+
+
+def _is_current(folder: str) -> bool:
+    _, step, code, *_ = [*folder.split("/"), "", ""]
+    return step in NAMES and code == code_digest(step)
 
 
 def place_of(keys: Iterable[str]) -> Any:
