@@ -30,7 +30,7 @@ def explore(images: pd.DataFrame) -> pd.DataFrame:
     """First pass: counts, sizes and brightness of each class."""
     rows = []
     for path, name in zip(images["path"], images["class"], strict=True):
-        picture = cv2.imread(path)
+        picture = np.asarray(cv2.imread(path))
         grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
         rows.append((name, *picture.shape[:2], grey.mean()))
     table = pd.DataFrame(rows, columns=["class", "height", "width", "brightness"])
@@ -66,7 +66,7 @@ def balanced(images: pd.DataFrame, work: Path) -> None:
     """Copy files into work/<part>/<class>, the training part under- and oversampled."""
     draw = random.Random(0)
     for (part, name), members in images.groupby(["part", "class"]):
-        folder = work / part / name
+        folder = work / str(part) / str(name)
         folder.mkdir(parents=True, exist_ok=True)
         paths = members["path"].tolist()
         if part == "train" and len(paths) > 1000:

@@ -39,15 +39,14 @@ def steps(dataset: Path, store: str, names: tuple[str, ...], epochs: int) -> dic
     from tasks.core.step import execute, load
 
     given = {"architectures": ["baseline"], "epochs": epochs, "batch_size": 64, "image_size": 224, "promote": False}
-    params = Params.of({"preset": "original", "dataset": str(dataset), **given})
+    params = Params.of({"preset": "original", "dataset": str(dataset)} | given)
     made: dict[str, str] = {}
     seconds: dict[str, float] = {}
     for name in names:
         step, started = load(name), time.perf_counter()
-        inputs = {given.rstrip("*?"): made[given.rstrip("*?")] for given in step.inputs if given.rstrip("*?") in made}
-        instance = {"architecture": "baseline"} if name == "train" else {}
-        if name == "scan":
-            instance = {"shard": 0, "shards": 1}
+        inputs = {each.rstrip("*?"): made[each.rstrip("*?")] for each in step.inputs if each.rstrip("*?") in made}
+        instance: dict[str, Any] = {"architecture": "baseline"} if name == "train" else {}
+        instance |= {"shard": 0, "shards": 1} if name == "scan" else {}
         made[name] = execute(name, inputs, params.section(step.params, **instance), store).artifact.uri
         seconds[name] = time.perf_counter() - started
     return {"seconds": seconds, "made": made}
@@ -115,7 +114,7 @@ def linked(data: Path, folder: Path, limit: int | None) -> list[tuple[Path, Path
         if number % 100 == 50:
             late.append((files[at], target))
         else:
-            os.symlink(files[at], target)
+            target.symlink_to(files[at])
     return late
 
 
@@ -137,7 +136,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     answer = json.loads(original.read_text())
     new, first = by_gesso("all")
     for source, target in late:
-        os.symlink(source, target)
+        target.symlink_to(source)
     _, second = by_gesso("preparation")
 
     predictions = pd.DataFrame(answer["predictions"])

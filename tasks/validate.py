@@ -30,7 +30,14 @@ from tasks.core.artifacts import Inputs, Output
 from tasks.core.errors import DataError, NotFound, ParamsError
 from tasks.core.ledger import write_csv
 from tasks.core.store import open_store
-from tasks.vision.duplicates import SIZEABLE_IMAGES, SIZEABLE_SHARE, Duplicates, find_duplicates
+from tasks.vision.duplicates import (
+    SIZEABLE_ANYWHERE,
+    SIZEABLE_CLASS_SHARE,
+    SIZEABLE_IMAGES,
+    SIZEABLE_SHARE,
+    Duplicates,
+    find_duplicates,
+)
 
 INPUTS = ("scan*",)
 Params = params.ValidateParams
@@ -78,6 +85,7 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
         images["sha256"].where(images["status"] == "ok", "").tolist(),
         images["phash"].tolist(),
         params.near_duplicate_bits,
+        images["class"].tolist(),
     )
     images = with_verdicts(images, duplicates)
     out.table("images.parquet", images)
@@ -191,7 +199,10 @@ def contract_tables(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _chains(sizes: list[int]) -> dict[str, Any]:
     shown = ", ".join(f"{size:,}" for size in sizes[:5])
-    allowed = f"at most {SIZEABLE_IMAGES} images or {SIZEABLE_SHARE:.0%} of the data set"
+    allowed = (
+        f"at most {SIZEABLE_IMAGES} images, or {SIZEABLE_SHARE:.0%} of the data set and {SIZEABLE_CLASS_SHARE:.0%} of a "
+        f"class, up to {SIZEABLE_ANYWHERE:,}"
+    )
     return {
         "expectation": "size of near-duplicate groups",
         "severity": "warning",
