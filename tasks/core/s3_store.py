@@ -290,8 +290,10 @@ class S3Store(Bulk):
             yield page
             if not page.get("IsTruncated"):
                 return
-            markers = ("NextContinuationToken", "NextKeyMarker", "NextVersionIdMarker", "NextUploadIdMarker")
-            options |= {name.removeprefix("Next"): page[name] for name in markers if page.get(name)}
+            for marker in ("ContinuationToken", "KeyMarker", "VersionIdMarker", "UploadIdMarker"):
+                options.pop(marker, None)  # a page that ends with a folder has no version to go on after
+                if following := page.get(f"Next{marker}"):
+                    options[marker] = following
 
     def list(self, prefix: str = "") -> Iterator[Object]:
         return self._by_folder(f"Listing {self.uri}/{prefix}", "list_objects_v2", prefix, self._objects)
