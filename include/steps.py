@@ -25,8 +25,9 @@ from tasks.core.errors import TRY_AGAIN, GessoError, StoreError
 from tasks.core.params import Params, Section
 from tasks.core.runs import Record, change_record, forget_failure, instance_name, record_failure
 from tasks.core.settings import settings
-from tasks.core.step import Result, execute, load
+from tasks.core.step import Result, execute, expected_key, find_whole, load
 from tasks.core.store import open_store
+from tasks.core.use import hold
 
 #: Steps that run in a process of their own, behind the command line that a pod gets too: what TensorFlow takes of
 #: memory and threads goes with the process.
@@ -233,7 +234,10 @@ def command_line(name: str, inputs: Mapping[str, str | Sequence[str]], params: S
 
 
 def _execute_apart(name: str, inputs: Mapping[str, str | Sequence[str]], params: Section, store: str) -> Result:
-    """As `execute`, through the command line in a process of its own."""
+    """As `execute`, through the command line in a process of its own, where there is something to do."""
+    artifact = find_whole(open_store(store), name, expected_key(name, inputs, params))
+    if artifact is not None and hold(artifact):
+        return Result(artifact, reused=True)
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "result.json"
         command = [sys.executable, "-m", "tasks", *command_line(name, inputs, params, store), f"--result={answer}"]
