@@ -4,8 +4,8 @@
 
 Starts the Airflow of `make up` (PostgreSQL, API server, scheduler, DAG processor, triggerer) in a folder of its own, on
 a small data set. The workflow runs once, then --runs times more: nothing is left to do but to look for artifacts. Then
-a DAG of --shards mapped tasks runs, each of which returns its number. Prints where the time goes, and ends with one line
-of JSON:
+a DAG of --shards mapped tasks runs, each of which returns its number. Prints where the time goes, and ends with one
+line of JSON:
 
     seconds_a_task      a reused run's time / its tasks; median of the runs (bar: 1)
     seconds_a_shard     the mapped run's time / its tasks (bar: 1)
@@ -82,6 +82,12 @@ def run(airflow: Airflow, dag: str, conf: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def told(name: str, found: dict[str, float]) -> dict[str, float]:
+    """Print what a run took, and return it."""
+    print(f"{name:<10}", "  ".join(f"{what} {value:.2f}" for what, value in found.items()), flush=True)
+    return found
+
+
 def main() -> None:
     """Measure, print, end with one line of JSON."""
     parser = argparse.ArgumentParser("python -m benchmarks.orchestration", description=(__doc__ or "").splitlines()[0])
@@ -107,17 +113,13 @@ def main() -> None:
             airflow.unpause()
             wait_for(lambda: airflow._there("/api/v2/dags/mapped"), "the mapped DAG", pause=1)
             airflow.unpause("mapped")
-            rows = {"first run": run(airflow, "retrain", PARAMS)}
-            again = [run(airflow, "retrain", PARAMS) for _ in range(options.runs)]
-            rows |= {f"reused {number}": found for number, found in enumerate(again, 1)}
-            rows["mapped"] = run(airflow, "mapped", {})
+            told("first run", run(airflow, "retrain", PARAMS))
+            again = [told("reused", run(airflow, "retrain", PARAMS)) for _ in range(options.runs)]
+            mapped = told("mapped", run(airflow, "mapped", {}))
         finally:
             airflow.stop()
-    print(f"{'':<12} {''.join(f'{name:>16}' for name in rows['mapped'])}")
-    for name, found in rows.items():
-        print(f"{name:<12} {''.join(f'{value:16.2f}' for value in found.values())}")
     a_task = statistics.median(found["seconds_a_task"] for found in again)
-    figures = {"seconds_a_task": a_task, "seconds_a_shard": rows["mapped"]["seconds_a_task"]}
+    figures = {"seconds_a_task": a_task, "seconds_a_shard": mapped["seconds_a_task"]}
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
 
 
