@@ -136,15 +136,16 @@ def with_verdicts(images: pd.DataFrame, duplicates: Duplicates) -> pd.DataFrame:
     images.loc[unreadable, "reason"] = images.loc[unreadable, "error"]
 
     twice = images[readable & images.duplicated("exact_group", keep=False)]
-    for _, group in twice.groupby("exact_group", sort=True):
-        first = group.drop_duplicates("class")  # the first key of each class
-        if len(first) > 1:
-            for name in first["class"]:
-                other = first.loc[first["class"] != name, "key"].iloc[0]
-                rows = group.index[group["class"] == name]
-                images.loc[rows, ["verdict", "reason"]] = ["conflict", f"same bytes as {other}, in another class"]
-        else:
-            images.loc[group.index[1:], ["verdict", "reason"]] = ["duplicate", f"same bytes as {first['key'].iloc[0]}"]
+    first = twice.drop_duplicates(["exact_group", "class"])  # the first key of each class
+    place, group = first.groupby("exact_group").cumcount(), twice["exact_group"]
+    one, two = (first[place == at].set_index("exact_group") for at in (0, 1))
+    other = group.map(one["key"]).mask(twice["class"] == group.map(one["class"]), group.map(two["key"])).astype("str")
+    conflict = group.isin(two.index)
+    images.loc[conflict.index[conflict], "verdict"] = "conflict"
+    images.loc[conflict.index[conflict], "reason"] = "same bytes as " + other[conflict] + ", in another class"
+    later = ~conflict & group.duplicated()
+    images.loc[later.index[later], "verdict"] = "duplicate"
+    images.loc[later.index[later], "reason"] = "same bytes as " + group.map(one["key"]).astype("str")[later]
     return images.astype({"verdict": "str", "reason": "str"})
 
 
