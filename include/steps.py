@@ -25,8 +25,9 @@ from tasks.core.errors import TRY_AGAIN, GessoError, StoreError
 from tasks.core.params import Params, Section
 from tasks.core.runs import Record, change_record, forget_failure, instance_name, is_drawn, record_failure
 from tasks.core.settings import settings
-from tasks.core.step import Result, execute, load
+from tasks.core.step import Result, execute, expected_key, find_whole, load
 from tasks.core.store import open_store
+from tasks.core.use import hold
 
 #: Steps that run in a process of their own, behind the command line that a pod gets too: what TensorFlow takes of
 #: memory and threads goes with the process.
@@ -114,9 +115,12 @@ def nothing_new() -> None:
 
 @task
 def scan_shards(snapshot: str) -> list[dict[str, int]]:
-    """One shard of the scan for every `GESSO_SHARD_IMAGES` images of the snapshot."""
+    """Shards of the scan with at most about `GESSO_SHARD_IMAGES` images each.
+
+    Their number is a power of two: it changes seldom, and then each shard finds what it remembers in half of one.
+    """
     images = int(str(Artifact.open(snapshot).metrics["images"]))
-    shards = -(-images // settings().shard_images)
+    shards = 1 << (-(-images // settings().shard_images) - 1).bit_length()
     return [{"shard": shard, "shards": shards} for shard in range(shards)]
 
 
@@ -246,7 +250,10 @@ def command_line(name: str, inputs: Mapping[str, str | Sequence[str]], params: S
 
 
 def _execute_apart(name: str, inputs: Mapping[str, str | Sequence[str]], params: Section, store: str) -> Result:
-    """As `execute`, through the command line in a process of its own."""
+    """As `execute`, through the command line in a process of its own, where there is something to do."""
+    artifact = find_whole(open_store(store), name, expected_key(name, inputs, params))
+    if artifact is not None and hold(artifact):
+        return Result(artifact, reused=True)
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "result.json"
         command = [sys.executable, "-m", "tasks", *command_line(name, inputs, params, store), f"--result={answer}"]

@@ -8,9 +8,10 @@ Says what it would remove; with --delete it removes it. Nothing younger than --d
 
 It removes artifacts that neither a run's record, nor a champion (nor the one before it), nor a young artifact was made
 of, however indirectly; files that no artifact lists; the evidence of failed steps; checkpoints of trainings that did
-not go on; and what killed writers left. Records and champions stay: delete `runs/<dag>/<run>.json` to give up a run's
-artifacts. It may run beside runs, and beside itself: the artifact.json of a removed artifact stays, as a line that says
-when it was removed. In a bucket that keeps versions, the bytes go when its lifecycle rule drops old versions.
+not go on; rows that the scan of another Gesso remembers; and what killed writers left. Records and champions stay:
+delete `runs/<dag>/<run>.json` to give up a run's artifacts. It may run beside runs, and beside itself: the
+artifact.json of a removed artifact stays, as a line that says when it was removed. In a bucket that keeps versions, the
+bytes go when its lifecycle rule drops old versions.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from graphlib import TopologicalSorter
 from typing import Any
@@ -26,6 +27,7 @@ from typing import Any
 from tasks.core.artifacts import MANIFEST, is_removed
 from tasks.core.errors import DataError, NotFound, ParamsError
 from tasks.core.objects import in_threads
+from tasks.core.remembered import outlived
 from tasks.core.settings import settings
 from tasks.core.store import Object, Store, open_store
 from tasks.core.use import last_used, mark_removed
@@ -61,6 +63,7 @@ class Garbage:
     orphans: list[Object] = field(default_factory=list)
     failed: list[Object] = field(default_factory=list)
     checkpoints: list[Object] = field(default_factory=list)
+    remembered: list[Object] = field(default_factory=list)
     leftovers: list[Object] = field(default_factory=list)
 
     def kinds(self) -> dict[str, tuple[int, list[Object]]]:
@@ -71,6 +74,7 @@ class Garbage:
             "files of no artifact": (len(self.orphans), self.orphans),
             "files of failed steps": (len(self.failed), self.failed),
             "checkpoints": (len(self.checkpoints), self.checkpoints),
+            "rows of other code": (len(self.remembered), self.remembered),
             "unfinished writes": (len(self.leftovers), self.leftovers),
         }
 
@@ -129,6 +133,7 @@ def find(store: Store, before: datetime) -> Garbage:
         _old(orphans, before),
         _old(store.list("failed/"), before),
         _old(store.list("checkpoints/"), before),
+        outlived(store, before),
         _old(store.leftovers(), before),
     )
 
@@ -145,10 +150,11 @@ def remove(store: Store, garbage: Garbage) -> Garbage:
         else:
             kept |= {address} | makers[address]
     files = [found for artifact in removed.values() for found in artifact.files]
-    store.delete_many(found.key for found in [*files, *garbage.orphans, *garbage.failed, *garbage.checkpoints])
+    others = [*garbage.orphans, *garbage.failed, *garbage.checkpoints, *garbage.remembered]
+    store.delete_many(found.key for found in [*files, *others])
     for leftover in garbage.leftovers:
         store.remove_leftover(leftover)
-    return Garbage(removed, garbage.orphans, garbage.failed, garbage.checkpoints, garbage.leftovers)
+    return replace(garbage, artifacts=removed)
 
 
 def _artifacts(store: Store) -> tuple[dict[Address, Committed], list[Object]]:

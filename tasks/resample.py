@@ -28,7 +28,7 @@ Writes:
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -38,18 +38,22 @@ import numpy.typing as npt
 import pandas as pd
 
 from tasks.core import params
-from tasks.core.artifacts import Inputs, Output
+from tasks.core.artifacts import Artifact, Inputs, Output
 from tasks.core.errors import DataError, NotFound, ParamsError
 from tasks.core.ledger import COLUMNS, write_csv
 from tasks.core.settings import settings
+from tasks.core.step import code_digest
 from tasks.core.store import Store, open_store
+from tasks.core.use import hold
 from tasks.vision.images import open_image, resize
+from tasks.vision.pack import Pack
 
 INPUTS = ("snapshot", "validate", "cluster")
 Params = params.ResampleParams
 
 PARTS = ("train", "validation", "test")
 SHARD_BYTES = 64 << 20
+Packed = Mapping[str, npt.NDArray[np.uint8]]  # uint8 [size, size, 3] by the SHA-256 of the image's file
 LOG_SECONDS = 10
 
 
@@ -83,8 +87,10 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
     used = images[images["copies"] > 0].reset_index(drop=True)
     dataset = open_store(inputs.one("snapshot").json("snapshot.json")["dataset"])
     per_shard = max(1, SHARD_BYTES // (params.image_size**2 * 3))
-    write_pack(dataset, used, params.image_size, per_shard, out)
+    last = LastPack(dataset.uri, params.image_size, out)
+    write_pack(dataset, used, params.image_size, per_shard, out, last.open())
     out.table("pack.parquet", pack_table(used, names, per_shard))
+    last.note()
     totals = counts[["train", "train_drawn", "validation", "test"]].sum()
     out.metrics |= {
         "images": len(used),
@@ -226,8 +232,42 @@ def pack_table(used: pd.DataFrame, names: list[str], per_shard: int) -> pd.DataF
     )
 
 
-def write_pack(dataset: Store, used: pd.DataFrame, size: int, per_shard: int, out: Output) -> None:
-    """Decode each image once and write the pack's shards, one in memory at a time.
+class LastPack:
+    """The pack that the last run made of the data set: most of its pixels are wanted again.
+
+    A note in the store, `remembered/resample/<code>/<data set>-<size>`, holds the key of its artifact. Nothing breaks
+    where it is missing or where the artifact is gone: then all images are decoded.
+    """
+
+    def __init__(self, dataset: str, size: int, out: Output) -> None:
+        self._out = out
+        digest = hashlib.sha256(dataset.encode()).hexdigest()[:16]
+        self._note = f"remembered/resample/{code_digest('resample')}/{digest}-{size}"
+
+    def open(self) -> Packed:
+        """Pixels by the SHA-256 of the file they were decoded from."""
+        store = self._out.store
+        try:
+            artifact = Artifact.find(store, "resample", store.get(self._note).decode())
+            if artifact is None or not hold(artifact):
+                return {}
+            rows = artifact.table("pack.parquet", ["row", "key", "shard", "offset"])
+            digests = artifact.table("ledger.parquet", ["key", "sha256"]).set_index("key")["sha256"]
+            shards = [artifact.path(f"pack/{shard:03}.npy") for shard in range(int(rows["shard"].max()) + 1)]
+            pixels = Pack(shards, rows).views(rows["row"].to_numpy())
+        except (NotFound, DataError, ValueError):
+            return {}
+        return dict(zip(digests[rows["key"]], pixels, strict=True))
+
+    def note(self) -> None:
+        """Say that the pack of the artifact in the making is the last one."""
+        self._out.store.put(self._note, self._out.checkpoint.key.encode())
+
+
+def write_pack(
+    dataset: Store, used: pd.DataFrame, size: int, per_shard: int, out: Output, known: Packed | None = None
+) -> None:
+    """Write the pack's shards, one in memory at a time; an image whose pixels aren't known is decoded, once.
 
     Raises:
         DataError: an image is not there any more, or is not the one that was scanned.
@@ -236,6 +276,9 @@ def write_pack(dataset: Store, used: pd.DataFrame, size: int, per_shard: int, ou
     threads = settings().threads
     readers = threads if dataset.local_path("") else max(16, 4 * threads)  # over a network most of the time is waiting
     wanted = used[["key", "version", "sha256", "width", "height"]].to_dict("records")
+    known = known or {}
+    if there := sum(row["sha256"] in known for row in wanted):
+        out.log(f"resample: {there:,} of {len(wanted):,} images were packed before")
     progress = _progress(len(wanted), out)
     with ThreadPoolExecutor(readers) as pool:
         for shard, start in enumerate(range(0, len(wanted), per_shard)):
@@ -243,7 +286,8 @@ def write_pack(dataset: Store, used: pd.DataFrame, size: int, per_shard: int, ou
             pixels = np.empty((len(rows), size, size, 3), np.uint8)
 
             def fill(offset: int, rows: list[Any] = rows, pixels: npt.NDArray[np.uint8] = pixels) -> None:
-                pixels[offset] = _picture(dataset, rows[offset], size)
+                before = known.get(rows[offset]["sha256"])
+                pixels[offset] = _picture(dataset, rows[offset], size) if before is None else before
 
             for offset, _ in enumerate(pool.map(fill, range(len(rows))), start=1):
                 progress(start + offset)

@@ -3,7 +3,7 @@
 Each file is read and decoded a single time for its size, hashes, colours, features and thumbnail. An image that can't
 be opened is a row like any other, with the reason. What was seen is remembered by each object's identity (data set,
 key, version or ETag, size), so the next run decodes only what is new. A large snapshot is scanned in shards: the images
-whose key's SHA-256 leaves the remainder `shard` when it is divided by `shards`.
+whose place (`core/remembered.py`) leaves the remainder `shard` when it is divided by `shards`.
 
 Writes, sorted by key:
     scan.parquet        the snapshot's columns and status, error, note, width, height, format, mode, frames,
@@ -13,17 +13,14 @@ Writes, sorted by key:
 """
 
 import hashlib
-import io
-import math
-import re
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,6 +29,7 @@ import pyarrow.parquet as pq
 from tasks.core import params
 from tasks.core.artifacts import Inputs, Output, canonical
 from tasks.core.errors import DataError, NotFound, StoreError
+from tasks.core.remembered import Remembered, place_of
 from tasks.core.settings import settings
 from tasks.core.step import code_digest
 from tasks.core.store import Store, in_threads, open_store
@@ -55,7 +53,6 @@ class Listed:
     etag: str
     version: str | None
     modified: datetime
-    identity: str  # by which its row is remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +87,17 @@ COLUMNS = {
     "brightness": "float32", "sharpness": "float32", "hue": "float32", "lightness": "float32", "saturation": "float32",
 }  # fmt: skip
 
+#: A row as it is remembered.
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string() if kind == "str" else pa.type_for_alias(kind)) for name, kind in COLUMNS.items()),
+        ("features", pa.binary()),
+        ("jpeg", pa.binary()),
+        ("identity", pa.string()),
+        ("place", pa.uint64()),
+    ]
+)
+
 
 def run(inputs: Inputs, params: Params, out: Output) -> None:
     """Scan one shard of the snapshot.
@@ -100,37 +108,41 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
     snapshot = inputs.one("snapshot")
     dataset = open_store(snapshot.json("snapshot.json")["dataset"])
     images = snapshot.table("images.parquet")
-    images = images[in_shard(images["key"], params.shard, params.shards)].reset_index(drop=True)
-    listed = list(_listed(images, dataset.uri, params.max_megapixels))
-    memory = Memory(out, params)
-    rows = memory.recall({each.identity for each in listed})
-    remembered = len(rows)
+    places = place_of(images["key"])
+    mine = places % np.uint64(params.shards) == params.shard
+    images, places = images[mine].reset_index(drop=True), places[mine]
+    identities = pa.array(_identities(images, dataset.uri, params.max_megapixels), pa.string())
+    folder = f"scan/{code_digest('scan')}/{hashlib.sha256(dataset.uri.encode()).hexdigest()[:16]}"
+    memory = Remembered(out.store, folder, SCHEMA, params.shard, params.shards, lambda text: out.log(f"scan: {text}"))
+    known = memory.recall(identities)
 
-    new = [each for each in listed if each.identity not in rows]
-    found = {each.identity: row for each, row in zip(new, _look_at_all(dataset, new, params, out), strict=True)}
-    rows |= found
-    lost = [each.key for each in new if found[each.identity].error in LOST]
-    if len(lost) > max(10, len(listed) / 10):
+    new = pc.index_in(identities, known["identity"]).is_null().to_numpy(zero_copy_only=False).nonzero()[0]
+    listed = list(_listed(images.iloc[new]))
+    found = _row_table(list(_look_at_all(dataset, listed, params, out)), identities.take(pa.array(new)), places[new])
+    lost = pc.is_in(found["error"], pa.array(LOST))
+    if (many := pc.sum(lost).as_py() or 0) > max(10, len(images) / 10):
         raise StoreError(
-            f"{len(lost):,} of {len(listed):,} images are gone or were changed since the snapshot, such as "
-            f"{lost[0]!r}. If {dataset.uri} is whole and at rest, run again with a new snapshot."
+            f"{many:,} of {len(images):,} images are gone or were changed since the snapshot, such as "
+            f"{listed[pc.index(lost, True).as_py()].key!r}. If {dataset.uri} is whole and at rest, run again with a "
+            f"new snapshot."
         )
-    memory.keep({identity: row for identity, row in found.items() if row.error not in LOST})
+    memory.keep(found.filter(pc.invert(lost)))
 
-    seen = [rows[each.identity] for each in listed]
-    out.table("scan.parquet", _scan_table(images, seen))
-    readable = [index for index, row in enumerate(seen) if row.status == "ok"]
-    keys = images["key"].iloc[readable].reset_index(drop=True)
-    out.table("features.parquet", _feature_table(keys, [seen[index].features for index in readable]))
-    jpegs = pa.array([seen[index].jpeg for index in readable], pa.binary())  # typed, should there be none
-    thumbnails = pa.table({"key": pa.array(keys, pa.string()), "jpeg": jpegs})
+    rows = pa.concat_tables([known, found])
+    rows = rows.take(pc.index_in(identities, rows["identity"]))
+    seen = rows.select(list(COLUMNS)).to_pandas().astype(COLUMNS)
+    out.table("scan.parquet", pd.concat([images, seen], axis=1))
+    readable = pc.equal(rows["status"], "ok")
+    rows = rows.append_column("key", pa.array(images["key"], pa.string())).filter(readable)
+    out.table("features.parquet", _feature_table(rows))
     # In groups, so that whoever wants a few thumbnails doesn't read them all.
+    thumbnails = rows.select(["key", "jpeg"])
     pq.write_table(thumbnails, out.path("thumbnails.parquet"), compression="zstd", row_group_size=1_000)
     out.metrics |= {
-        "images": len(seen),
-        "unreadable": len(seen) - len(readable),
+        "images": len(images),
+        "unreadable": len(images) - len(rows),
         "decoded": len(new),
-        "remembered": remembered,
+        "remembered": len(images) - len(new),
     }
 
 
@@ -176,24 +188,23 @@ def mean_colour(rgb: Pixels) -> tuple[float, float, float]:
     return float(np.degrees(np.angle(centre)) % 360), float(lightness.mean() / 255), float(saturation.mean() / 255)
 
 
-def in_shard(keys: Iterable[str], shard: int, shards: int) -> list[bool]:
-    """Which keys belong to this shard. A key's shard does not depend on the other keys."""
-    return [int.from_bytes(hashlib.sha256(key.encode()).digest()) % shards == shard for key in keys]
-
-
 def max_bytes(params: Params) -> int:
     """More bytes than any sensible file with the allowed number of pixels: 8 for each, and some for what is beside."""
     return int(params.max_megapixels * 8e6) + (16 << 20)
 
 
-def _listed(images: pd.DataFrame, dataset: str, max_megapixels: float) -> Iterator[Listed]:
+def _identities(images: pd.DataFrame, dataset: str, max_megapixels: float) -> Iterator[str]:
+    """By what each image's row is remembered. The limit decides about an image as its content does."""
+    columns = [images[name].tolist() for name in ("key", "bytes", "etag", "version")]
+    for key, size, etag, version in zip(*columns, strict=True):
+        known_by = canonical([dataset, key, version if isinstance(version, str) else etag, size, max_megapixels])
+        yield hashlib.sha256(known_by).hexdigest()[:32]
+
+
+def _listed(images: pd.DataFrame) -> Iterator[Listed]:
     columns = [images[name] for name in ("key", "bytes", "etag", "version", "modified")]
     for key, size, etag, version, modified in zip(*columns, strict=True):
-        version = version if isinstance(version, str) else None
-        # The limit decides about an image as its content does.
-        known_by = canonical([dataset, key, version or etag, size, max_megapixels])
-        identity = hashlib.sha256(known_by).hexdigest()[:32]
-        yield Listed(key, size, etag, version, modified.to_pydatetime(), identity)
+        yield Listed(key, size, etag, version if isinstance(version, str) else None, modified.to_pydatetime())
 
 
 def _look_at_all(store: Store, listed: Collection[Listed], params: Params, out: Output) -> Iterator[Row]:
@@ -236,63 +247,13 @@ def _read(store: Store, each: Listed) -> tuple[bytes, bool]:
     return data, abs(datetime.fromtimestamp(path.stat().st_mtime, UTC) - each.modified).total_seconds() < 1e-3
 
 
-def _scan_table(images: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
-    columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
-    return pd.concat([images, pd.DataFrame(columns, index=images.index).astype(COLUMNS)], axis=1)
+def _row_table(rows: list[Row], identities: pa.Array, places: npt.NDArray[np.uint64]) -> pa.Table:
+    seen = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
+    return pa.table({**seen, "identity": identities, "place": places}, schema=SCHEMA)
 
 
-def _feature_table(keys: pd.Series, features: list[bytes]) -> pd.DataFrame:
-    values = np.frombuffer(b"".join(features), np.float32).reshape(len(features), len(FEATURE_NAMES))
-    return pd.concat([keys, pd.DataFrame(values, columns=list(FEATURE_NAMES), index=keys.index)], axis=1)
-
-
-class Memory:
-    """Rows of earlier scans, in the artifact store: immutable Parquet files, each with the new rows of one scan.
-
-    A file's name holds its shard and the SHA-256 of its content. Nothing breaks where files are missing or damaged.
-    """
-
-    NAME = re.compile(r"(?P<shard>\d+)-of-(?P<shards>\d+)-(?P<sha256>[0-9a-f]{32})\.parquet")
-
-    def __init__(self, out: Output, params: Params) -> None:
-        self.store, self.log = out.store, out.log
-        self.shard, self.shards = params.shard, params.shards
-        self.folder = f"remembered/scan/{code_digest('scan')}/"
-
-    def recall(self, identities: Collection[str]) -> dict[str, Row]:
-        """The remembered rows of these objects, by identity."""
-        rows: dict[str, Row] = {}
-        wanted = pa.array(sorted(identities), pa.string())
-        for key in sorted(found.key for found in self.store.list(self.folder)):
-            name = self.NAME.fullmatch(key.removeprefix(self.folder))
-            if name is None or not self._overlaps(int(name["shard"]), int(name["shards"])):
-                continue
-            try:
-                data = self.store.get(key)
-            except NotFound:
-                continue  # removed meanwhile
-            if hashlib.sha256(data).hexdigest()[:32] != name["sha256"]:
-                self.log(f"scan: {self.store.uri}/{key} is damaged; its images are looked at again")
-                continue
-            table = pq.read_table(io.BytesIO(data))
-            table = table.filter(pc.is_in(table["identity"], wanted))
-            for identity, *values in zip(*(column.to_pylist() for column in table.columns), strict=True):
-                rows[identity] = Row(*values)
-        return rows
-
-    def keep(self, rows: dict[str, Row]) -> None:
-        """Remember these rows, by identity."""
-        if not rows:
-            return
-        columns: dict[str, Any] = {"identity": pa.array(list(rows), pa.string())}
-        for field in fields(Row):
-            columns[field.name] = pa.array([getattr(row, field.name) for row in rows.values()])
-        buffer = io.BytesIO()
-        pq.write_table(pa.table(columns), buffer, compression="zstd")
-        data = buffer.getvalue()
-        name = f"{self.shard}-of-{self.shards}-{hashlib.sha256(data).hexdigest()[:32]}.parquet"
-        self.store.create(self.folder + name, data)
-
-    def _overlaps(self, shard: int, shards: int) -> bool:
-        """Whether that shard and this one can have an image in common (Chinese remainder theorem)."""
-        return (shard - self.shard) % math.gcd(shards, self.shards) == 0
+def _feature_table(rows: pa.Table) -> pd.DataFrame:
+    values = np.frombuffer(b"".join(rows["features"].to_pylist()), np.float32).reshape(len(rows), len(FEATURE_NAMES))
+    table = pd.DataFrame(values, columns=list(FEATURE_NAMES))
+    table.insert(0, "key", rows["key"].to_pandas().astype("str"))
+    return table

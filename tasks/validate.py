@@ -30,7 +30,14 @@ from tasks.core.artifacts import Inputs, Output
 from tasks.core.errors import DataError, NotFound, ParamsError
 from tasks.core.ledger import write_csv
 from tasks.core.store import open_store
-from tasks.vision.duplicates import SIZEABLE_IMAGES, SIZEABLE_SHARE, Duplicates, find_duplicates
+from tasks.vision.duplicates import (
+    SIZEABLE_ANYWHERE,
+    SIZEABLE_CLASS_SHARE,
+    SIZEABLE_IMAGES,
+    SIZEABLE_SHARE,
+    Duplicates,
+    find_duplicates,
+)
 
 INPUTS = ("scan*",)
 Params = params.ValidateParams
@@ -78,6 +85,7 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
         images["sha256"].where(images["status"] == "ok", "").tolist(),
         images["phash"].tolist(),
         params.near_duplicate_bits,
+        images["class"].tolist(),
     )
     images = with_verdicts(images, duplicates)
     out.table("images.parquet", images)
@@ -128,15 +136,16 @@ def with_verdicts(images: pd.DataFrame, duplicates: Duplicates) -> pd.DataFrame:
     images.loc[unreadable, "reason"] = images.loc[unreadable, "error"]
 
     twice = images[readable & images.duplicated("exact_group", keep=False)]
-    for _, group in twice.groupby("exact_group", sort=True):
-        first = group.drop_duplicates("class")  # the first key of each class
-        if len(first) > 1:
-            for name in first["class"]:
-                other = first.loc[first["class"] != name, "key"].iloc[0]
-                rows = group.index[group["class"] == name]
-                images.loc[rows, ["verdict", "reason"]] = ["conflict", f"same bytes as {other}, in another class"]
-        else:
-            images.loc[group.index[1:], ["verdict", "reason"]] = ["duplicate", f"same bytes as {first['key'].iloc[0]}"]
+    first = twice.drop_duplicates(["exact_group", "class"])  # the first key of each class
+    place, group = first.groupby("exact_group").cumcount(), twice["exact_group"]
+    one, two = (first[place == at].set_index("exact_group") for at in (0, 1))
+    other = group.map(one["key"]).mask(twice["class"] == group.map(one["class"]), group.map(two["key"])).astype("str")
+    conflict = group.isin(two.index)
+    images.loc[conflict.index[conflict], "verdict"] = "conflict"
+    images.loc[conflict.index[conflict], "reason"] = "same bytes as " + other[conflict] + ", in another class"
+    later = ~conflict & group.duplicated()
+    images.loc[later.index[later], "verdict"] = "duplicate"
+    images.loc[later.index[later], "reason"] = "same bytes as " + group.map(one["key"]).astype("str")[later]
     return images.astype({"verdict": "str", "reason": "str"})
 
 
@@ -191,7 +200,10 @@ def contract_tables(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _chains(sizes: list[int]) -> dict[str, Any]:
     shown = ", ".join(f"{size:,}" for size in sizes[:5])
-    allowed = f"at most {SIZEABLE_IMAGES} images or {SIZEABLE_SHARE:.0%} of the data set"
+    allowed = (
+        f"at most {SIZEABLE_IMAGES} images, or {SIZEABLE_SHARE:.0%} of the data set and {SIZEABLE_CLASS_SHARE:.0%} of "
+        f"a class, up to {SIZEABLE_ANYWHERE:,}"
+    )
     return {
         "expectation": "size of near-duplicate groups",
         "severity": "warning",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MANIFEST = "artifact.json"
+ROW_GROUP = 131_072  # rows of a table that a reader holds in memory at once, at least
 
 #: What a line of a step's progress begins with, so that it can be told from what libraries print.
 PROGRESS = "gesso | "
@@ -294,7 +295,7 @@ class Output:
 
     def table(self, name: str, frame: "pd.DataFrame") -> None:
         """Write a frame as Parquet."""
-        frame.to_parquet(self.path(name), index=False, compression="zstd")
+        frame.to_parquet(self.path(name), index=False, compression="zstd", row_group_size=ROW_GROUP)
 
     def json(self, name: str, value: Any) -> None:
         """Write a value as readable JSON."""

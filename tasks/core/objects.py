@@ -6,9 +6,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
+from queue import Empty, Full, Queue
+from threading import Event
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -49,6 +53,35 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: i
         while waiting:
             yield waiting.popleft().result()
     finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def interleaved(sources: Iterable[Iterator[Item]], threads: int, batch: int = 1000) -> Iterator[Item]:
+    """The items of all sources, each read by a thread of its own, as they come; of each at most a batch lies ready.
+
+    The first error ends it: the other sources are left where they are.
+    """
+    ready: Queue[list[Item]] = Queue(threads)
+    stopped = Event()
+
+    def read(source: Iterator[Item]) -> None:
+        while not stopped.is_set() and (items := list(islice(source, batch))):
+            while not stopped.is_set():
+                with suppress(Full):
+                    ready.put(items, timeout=0.1)
+                    break
+
+    pool = ThreadPoolExecutor(threads)
+    try:
+        reading = {pool.submit(read, source) for source in sources}
+        while reading or not ready.empty():
+            with suppress(Empty):
+                yield from ready.get(timeout=0.05)
+            for done in [each for each in reading if each.done()]:
+                reading.remove(done)
+                done.result()
+    finally:
+        stopped.set()
         pool.shutdown(cancel_futures=True)
 
 

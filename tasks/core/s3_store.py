@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 
 from tasks.core.errors import TRY_AGAIN, Denied, NotFound, ParamsError, StoreError, Unusable
 from tasks.core.local_store import explained
-from tasks.core.objects import TEMPORARY, Bulk, Object, temporary_name
+from tasks.core.objects import TEMPORARY, Bulk, Object, interleaved, temporary_name
 
 Answer = TypeVar("Answer")
 
 THREADS = 32
+LISTINGS = 8  # at a time: making Python's objects of the answers takes one core
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 PATIENCE = 60
 """Seconds for which a request is tried again after its first failure, once the server has answered at all."""
@@ -289,15 +290,41 @@ class S3Store(Bulk):
             yield page
             if not page.get("IsTruncated"):
                 return
-            markers = ("NextContinuationToken", "NextKeyMarker", "NextVersionIdMarker", "NextUploadIdMarker")
-            options |= {name.removeprefix("Next"): page[name] for name in markers if page.get(name)}
+            for marker in ("ContinuationToken", "KeyMarker", "VersionIdMarker", "UploadIdMarker"):
+                options.pop(marker, None)  # a page that ends with a folder has no version to go on after
+                if following := page.get(f"Next{marker}"):
+                    options[marker] = following
 
     def list(self, prefix: str = "") -> Iterator[Object]:
-        what = f"Listing {self.uri}/{prefix}"
-        for page in self._pages(what, "list_objects_v2", Prefix=self.prefix + prefix):
+        return self._by_folder(f"Listing {self.uri}/{prefix}", "list_objects_v2", prefix, self._objects)
+
+    def _objects(self, pages: Iterator[dict[str, Any]]) -> Iterator[Object]:
+        for page in pages:
             for item in page.get("Contents", ()):
                 if not TEMPORARY.fullmatch(item["Key"].rpartition("/")[2]):
                     yield self._object(item, None)
+
+    def _by_folder(
+        self, what: str, request: str, prefix: str, read: Callable[[Iterator[dict[str, Any]]], Iterator[Object]]
+    ) -> Iterator[Object]:
+        """What `read` makes of a listing's pages; where there are many, the folders below are listed side by side.
+
+        One page follows another only, so a long listing waits for each answer in turn.
+        """
+        first = next(self._pages(what, request, Prefix=self.prefix + prefix))
+        if not first.get("IsTruncated"):
+            yield from read(iter([first]))
+            return
+        folders: list[str] = []
+
+        def here() -> Iterator[dict[str, Any]]:
+            for page in self._pages(what, request, Prefix=self.prefix + prefix, Delimiter="/"):
+                folders.extend(each["Prefix"] for each in page.get("CommonPrefixes", ()))
+                yield page
+
+        yield from read(here())
+        listings = (read(self._pages(what, request, Prefix=folder)) for folder in folders)
+        yield from interleaved(listings, LISTINGS)
 
     def list_as_of(self, prefix: str, when: datetime) -> Iterator[Object] | None:
         what = f"Asking whether {self.uri} keeps versions"
@@ -308,9 +335,12 @@ class S3Store(Bulk):
         return self._versions(prefix, when) if versions.get("Status") == "Enabled" else None
 
     def _versions(self, prefix: str, when: datetime) -> Iterator[Object]:
-        newest: dict[str, Any] = {}  # of the key being listed: versions of one key come one after another
         what = f"Listing the versions of {self.uri}/{prefix}"
-        for page in self._pages(what, "list_object_versions", Prefix=self.prefix + prefix):
+        return self._by_folder(what, "list_object_versions", prefix, lambda pages: self._current(pages, when))
+
+    def _current(self, pages: Iterator[dict[str, Any]], when: datetime) -> Iterator[Object]:
+        newest: dict[str, Any] = {}  # of the key being listed: versions of one key come one after another
+        for page in pages:
             found = [*page.get("Versions", ()), *page.get("DeleteMarkers", ())]
             for item in sorted(found, key=lambda item: item["Key"]):
                 if newest and newest["Key"] != item["Key"]:

@@ -23,8 +23,9 @@ INFORMATIVE_BITS = range(8, 57)
 """Bits set in a hash that tells pictures apart. Half of a picture's 64 frequencies are above their median, fewer where
 many are equal; a picture of one colour, or a straight gradient, has none."""
 
-SIZEABLE_IMAGES, SIZEABLE_SHARE = 50, 0.05
-"""A group of near duplicates with more images and a larger share of the data set than this is taken for a chain."""
+SIZEABLE_IMAGES, SIZEABLE_SHARE, SIZEABLE_CLASS_SHARE, SIZEABLE_ANYWHERE = 50, 0.05, 0.5, 1000
+"""A group of near duplicates with more images than the first is taken for a chain where it holds a larger share of the
+data set than the second or of a class than the third, and one with more images than the last in any case."""
 
 _PAIRS = 1_000_000  # held in memory at once
 
@@ -38,13 +39,16 @@ class Duplicates:
     dissolved: list[int]  # sizes of the near groups that were taken for chains, largest first
 
 
-def find_duplicates(sha256: Sequence[str], phash: Sequence[str], bits: int) -> Duplicates:
+def find_duplicates(
+    sha256: Sequence[str], phash: Sequence[str], bits: int, classes: Sequence[str] | None = None
+) -> Duplicates:
     """Group pictures by their bytes and their look.
 
     Args:
         sha256: of each picture's bytes; "" for one that is not to be compared.
         phash: perceptual hash of each, 16 hex digits; read only where sha256 is given.
         bits: perceptual hashes that differ in at most this many bits are the same look.
+        classes: the class of each; None: they are all of one.
     """
     exact = number(sha256)
     # One node for each distinct file; a look is shared by files.
@@ -56,10 +60,14 @@ def find_duplicates(sha256: Sequence[str], phash: Sequence[str], bits: int) -> D
     component = np.arange(len(hashes)) + len(looks)
     component[telling] = near_components(looks, bits)[look]
 
-    images = np.bincount(component[node], minlength=len(hashes) + len(looks))
-    sizeable = (
-        (images > SIZEABLE_IMAGES) & (images > SIZEABLE_SHARE * len(sha256)) & (np.arange(len(images)) < len(looks))
-    )
+    looked = component[node]
+    images = np.bincount(looked, minlength=len(hashes) + len(looks))
+    owner = np.zeros(len(compared), np.int32) if classes is None else number(classes)[compared]
+    share = np.zeros(len(images))  # the largest that the group has of a class
+    pairs, counts = np.unique(np.stack([looked, owner]), axis=1, return_counts=True)
+    np.maximum.at(share, pairs[0], counts / np.bincount(owner)[pairs[1]] if len(counts) else counts)
+    large = (images > SIZEABLE_SHARE * len(sha256)) | (share > SIZEABLE_CLASS_SHARE) | (images > SIZEABLE_ANYWHERE)
+    sizeable = (images > SIZEABLE_IMAGES) & large & (np.arange(len(images)) < len(looks))
     alone = sizeable[component]
     component[alone] = len(looks) + np.flatnonzero(alone)
     group = np.full(len(sha256), -1, np.int32)

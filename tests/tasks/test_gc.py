@@ -22,7 +22,7 @@ from tasks.core.checkpoint import Checkpoint
 from tasks.core.errors import DataError, NotFound, ParamsError, StoreError
 from tasks.core.objects import temporary_name
 from tasks.core.runs import change_record
-from tasks.core.step import Result, commit, execute, load
+from tasks.core.step import Result, code_digest, commit, execute, load
 from tasks.core.store import LocalStore, S3Store, Store, open_store
 
 Make = Callable[..., Artifact]
@@ -126,11 +126,15 @@ def test_what_never_became_an_artifact_goes_when_it_is_old(any_store: Store, mak
         "artifacts/train/without/0000aaaa/model.keras",
         "failed/validate/key/data_docs/index.html",
         "checkpoints/train/key",
+        "remembered/scan/x/y.parquet",
+        "remembered/scan/x/data/0-of-1-y.parquet",
     ]
-    others = ["remembered/scan/x/y.parquet", "artifacts/loose", "notes.txt"]
-    any_store.put_many((key, b"12345") for key in [*old, *others])
+    code = code_digest("scan")
+    used = [f"remembered/scan/{code}/data/0-of-1-y.parquet", "remembered/scan/other/data/0-of-1-y.parquet"]
+    any_store.put_many((key, b"12345") for key in [*old, *used, "artifacts/loose", "notes.txt"])
     instant = an_instant()
-    any_store.put_many((f"{key}.young", b"1") for key in old)
+    any_store.put_many((f"{key}.young", b"1") for key in old if not key.startswith("remembered/"))
+    any_store.put("remembered/scan/other/data/0-of-1-young.parquet", b"12345")
     before = keys(any_store)
 
     garbage = gc.find(any_store, instant)
@@ -138,6 +142,7 @@ def test_what_never_became_an_artifact_goes_when_it_is_old(any_store: Store, mak
         "files of no artifact": 2,
         "files of failed steps": 1,
         "checkpoints": 1,
+        "rows of other code": 2,
     }
     gc.remove(any_store, garbage)
     assert before - keys(any_store) == set(old)

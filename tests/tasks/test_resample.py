@@ -303,6 +303,49 @@ def test_the_same_seed_gives_the_same_bytes(make: Callable[..., Made], run_step:
     assert made[0] == made[1]
 
 
+def test_pixels_that_the_last_run_packed_are_taken_from_there_and_are_the_same(
+    make: Callable[..., Made], run_step: RunStep, store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs = make(SIZES, {"L2_3": 5})
+    run_step("resample", inputs, **SMALL)
+    wanted = run_step("resample", inputs, seed=1, **SMALL)
+    assert "images were packed before" in capsys.readouterr().out
+    files = {name: wanted.path(name).read_bytes() for name in wanted.names()}
+    drawn = run_step("resample", inputs, **SMALL).table("pack.parquet")["key"]
+    for picture in (tmp_path / "data").rglob("*.png"):
+        if picture.relative_to(tmp_path / "data").as_posix() in set(drawn):
+            picture.write_bytes(b"not read any more")
+    store.delete(f"{wanted.folder}/artifact.json")
+    with pytest.raises(DataError, match="was changed since the snapshot"):  # its note is of the one that is gone
+        run_step("resample", inputs, seed=1, **SMALL)
+    for found in list(store.list("remembered/resample/")):
+        last = run_step("resample", inputs, **SMALL)
+        store.put(found.key, last.key.encode())
+    again = run_step("resample", inputs, seed=1, **SMALL)
+    assert {name: again.path(name).read_bytes() for name in again.names()} == files
+
+
+@pytest.mark.parametrize("damage", ["pack", "note", "artifact"])
+def test_a_damaged_last_pack_is_not_used(
+    make: Callable[..., Made], run_step: RunStep, store: LocalStore, damage: str
+) -> None:
+    inputs = make(SIZES, {"L2_3": 5})
+    first = run_step("resample", inputs, **SMALL)
+    wanted = {name: first.path(name).read_bytes() for name in first.names()}
+    if damage == "pack":
+        shard = first.path("pack/000.npy")
+        shard.write_bytes(shard.read_bytes()[:-3] + b"abc")
+    elif damage == "note":
+        for found in list(store.list("remembered/resample/")):
+            store.put(found.key, b"\xff no key")
+    else:
+        store.put(f"{first.folder}/artifact.json", b"{")
+    run_step("resample", inputs, seed=1, **SMALL)
+    store.delete(f"{first.folder}/artifact.json")
+    again = run_step("resample", inputs, **SMALL)
+    assert {name: again.path(name).read_bytes() for name in again.names()} == wanted
+
+
 def test_images_are_read_from_a_bucket_as_they_were(
     make: Callable[..., Made], run_step: RunStep, s3_versioned: str
 ) -> None:

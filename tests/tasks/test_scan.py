@@ -267,13 +267,5 @@ def test_a_bucket_is_scanned_as_listed(run_step: RunStep, request: pytest.Fixtur
     assert found == [*seen, "not an image (starts with 'text')"]
 
 
-def test_a_shard_of_a_key_is_its_own() -> None:
-    keys = [f"a/{number}.jpg" for number in range(300)]
-    assert scan.in_shard(["a/1.jpg"], 0, 1) == [True]
-    for shard in range(3):
-        assert scan.in_shard(keys[::2], shard, 3) == scan.in_shard(keys, shard, 3)[::2]
-        assert 70 < sum(scan.in_shard(keys, shard, 3)) < 130
-
-
 def test_more_pixels_may_be_more_bytes() -> None:
     assert scan.max_bytes(ScanParams(max_megapixels=200)) > scan.max_bytes(ScanParams(max_megapixels=100)) > 8e8

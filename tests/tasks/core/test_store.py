@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tasks.core.errors import Denied, NotFound, ParamsError, StoreError
+from tasks.core.objects import interleaved
 from tasks.core.store import LocalStore, S3Store, Store, in_threads, open_store
 
 ODD_KEYS = [
@@ -279,3 +281,49 @@ def test_no_temporary_file_is_left(tmp_path: Path) -> None:
     store.create("a", b"2")
     store.replace("a", b"2", "stale")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "a"]
+
+
+@pytest.mark.parametrize("kind", ["s3", "s3_versioned"])
+def test_a_long_listing_is_read_by_folders_and_holds_the_same(
+    request: pytest.FixtureRequest, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(request.getfixturevalue(kind))
+    keys = [f"{folder}{name}" for folder in ("", "a/", "a/b/", "c//", "한/") for name in ("1", "2 &", "3", "4")]
+    store.put_many((key, key.encode()) for key in [*keys, "a/5", "gone/1"])
+    store.put("a/1", b"another")
+    for key in ("a/5", "gone/1"):
+        store.delete(key)
+    listed = list(store.list())
+    assert sorted(found.key for found in listed) == sorted(keys)
+    versions = store.list_as_of("", datetime.max.replace(tzinfo=UTC))
+    then = None if versions is None else sorted(versions, key=lambda found: found.key)
+    asked: list[dict[str, Any]] = []
+    pages = S3Store._pages
+
+    def short(self: S3Store, what: str, name: str, **options: Any) -> Any:
+        asked.append(options)
+        return pages(self, what, name, **options, MaxKeys=3)
+
+    monkeypatch.setattr(S3Store, "_pages", short)
+    assert sorted(store.list(), key=lambda found: found.key) == sorted(listed, key=lambda found: found.key)
+    assert {each["Prefix"].rpartition("data/")[2] for each in asked} >= {"a/", "c/", "한/"}
+    again = store.list_as_of("", datetime.max.replace(tzinfo=UTC))
+    assert (None if again is None else sorted(again, key=lambda found: found.key)) == then
+    assert [found.key for found in store.list("a/b")] == [f"a/b/{name}" for name in ("1", "2 &", "3", "4")]
+
+
+def test_interleaved_sources_are_read_whole_and_an_error_ends_it() -> None:
+    found = list(interleaved((iter(range(start, start + 2500)) for start in (0, 2500, 5000)), threads=2, batch=100))
+    assert sorted(found) == list(range(7500))
+    assert list(interleaved(iter([]), threads=2)) == []
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise StoreError("away")
+
+    endless = itertools.count()
+    with pytest.raises(StoreError, match="away"):
+        list(interleaved(iter([broken(), endless]), threads=2, batch=1))
+    for first in interleaved(iter([itertools.count(), itertools.count()]), threads=2, batch=1):
+        assert first == 0
+        break  # ends the threads as well

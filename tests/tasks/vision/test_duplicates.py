@@ -100,6 +100,22 @@ def test_a_large_group_in_a_larger_data_set_stays() -> None:
     assert found.dissolved == []
 
 
+def test_a_group_that_swallows_a_class_is_dissolved_and_a_large_one_beside_others_stays() -> None:
+    one, two, *others = (int(value) for value in hashes(3000, seed=2))
+    looks = [*[one] * 60, *others[:40], *[two] * 60, *others[40:]]
+    classes = [*["small"] * 100, *["large"] * (len(looks) - 100)]
+    found = find_duplicates([sha(each) for each in range(len(looks))], hexes(looks), bits=4, classes=classes)
+    assert found.dissolved == [60]
+    assert len(set(found.group[:100])) == 100
+    assert len(set(found.group[100:160])) == 1
+
+
+def test_no_group_grows_beyond_a_number_however_much_there_is() -> None:
+    one, others = int(hashes(1)[0]), hashes(29_000, seed=1)
+    found = find_duplicates([sha(each) for each in range(30_001)], hexes([*[one] * 1001, *others]), bits=0)
+    assert found.dissolved == [1001]
+
+
 def test_nothing_to_compare() -> None:
     found = find_duplicates(["", ""], ["", ""], bits=4)
     assert found.group.tolist() == [-1, -1]
