@@ -62,7 +62,7 @@ def tell_lineage(context: Any, artifact: Artifact) -> None:
     collector, task = get_hook_lineage_collector(), context["ti"]
     if artifact.step == "snapshot":
         collector.add_input_asset(task, uri=_uri(str(artifact.json("snapshot.json")["dataset"])))
-    for step, keys in artifact.manifest.get("inputs", {}).items():
+    for step, keys in artifact.inputs.items():
         for key in [keys] if isinstance(keys, str) else keys:
             collector.add_input_asset(task, uri=_uri(f"{artifact.store.uri}/artifacts/{step}/{key}"))
     collector.add_output_asset(task, uri=_uri(artifact.uri))

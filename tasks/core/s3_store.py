@@ -12,6 +12,7 @@ from contextlib import closing, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -307,18 +308,20 @@ class S3Store(Bulk):
     def _by_folder(
         self, what: str, request: str, prefix: str, read: Callable[[Iterator[dict[str, Any]]], Iterator[Object]]
     ) -> Iterator[Object]:
-        """What `read` makes of a listing's pages; where there are many, the folders below are listed side by side.
+        """What `read` makes of a listing's pages; a long one of the whole store lists its folders side by side.
 
-        One page follows another only, so a long listing waits for each answer in turn.
+        One page follows another only, so a long listing waits for each answer in turn. A data set's folders are its
+        classes; the many small ones below `artifacts/` would take a request each where a page holds a hundred.
         """
-        first = next(self._pages(what, request, Prefix=self.prefix + prefix))
-        if not first.get("IsTruncated"):
-            yield from read(iter([first]))
+        pages = self._pages(what, request, Prefix=self.prefix + prefix)
+        first = next(pages)
+        if prefix or not first.get("IsTruncated"):
+            yield from read(chain([first], pages))
             return
         folders: list[str] = []
 
         def here() -> Iterator[dict[str, Any]]:
-            for page in self._pages(what, request, Prefix=self.prefix + prefix, Delimiter="/"):
+            for page in self._pages(what, request, Prefix=self.prefix, Delimiter="/"):
                 folders.extend(each["Prefix"] for each in page.get("CommonPrefixes", ()))
                 yield page
 

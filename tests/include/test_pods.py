@@ -175,7 +175,7 @@ def test_a_committed_artifact_is_taken_without_a_pod(
 
     operator = prepared(resample, monkeypatch)
     store = open_store(settings().store_uri)
-    made = {"step": "train", "key": operator._key, "metrics": {"images": 3}, "seconds": 1, "files": {}}
+    made = {"step": "train", "key": operator._key, "inputs": {}, "metrics": {"images": 3}, "seconds": 1, "files": {}}
     store.create(f"artifacts/train/{operator._key}/artifact.json", json.dumps(made).encode())
     monkeypatch.setattr("include.steps._record", lambda *_: None)
     task = Task()
@@ -299,7 +299,7 @@ def test_an_artifact_counts_whatever_became_of_its_pod(resample: str, monkeypatc
     monkeypatch.setattr("include.steps._record", lambda *_: None)
 
     def lost_after_the_commit() -> None:
-        made = {"step": "train", "key": operator._key, "metrics": {}, "seconds": 1, "files": {}}
+        made = {"step": "train", "key": operator._key, "inputs": {}, "metrics": {}, "seconds": 1, "files": {}}
         open_store(settings().store_uri).create(
             f"artifacts/train/{operator._key}/artifact.json", json.dumps(made).encode()
         )
@@ -310,3 +310,22 @@ def test_an_artifact_counts_whatever_became_of_its_pod(resample: str, monkeypatc
     other = prepared(resample, monkeypatch, epochs=3)
     with pytest.raises(PodFailed, match="says Completed, but there is no artifact"):
         other._watch({"ti": Task(), "dag_run": RUN}, lambda: None)
+
+
+def test_a_trial_of_a_search_that_fails_for_good_is_left_out(
+    resample: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def watched(case: str) -> str | None:
+        operator = prepared(resample, monkeypatch)
+        operator.instance = {"architecture": "vgg", "learning_rate": 10.0}
+        operator._ended, failure, *_ = CASES[case]
+
+        def fail() -> None:
+            raise failure or Exception()
+
+        return operator._watch({"ti": Task(), "dag_run": RUN}, fail)
+
+    assert watched("bad data") is None
+    assert "vgg, learning_rate 10.0 is left out of the search: " in capsys.readouterr().out
+    with pytest.raises(PodFailed, match="The server is away"):
+        watched("store away")
