@@ -10,15 +10,17 @@ divided anew.
 
 Writers need no lock. A file's name holds the SHA-256 of its content, and a file is removed only after its rows are in
 another one: two who merge the same files make the same file, and two who merge different ones leave a few rows twice
-until the next merge. A reader whose file is gone lists again. Nothing breaks where files are missing or damaged: their
-rows are found anew. All of it may be deleted at any time.
+until the next merge. The content names the files that it was made of, so no file is ever made of its own rows again:
+else, of two who divide and unite the same rows at once, each would remove what the other relies on. A reader whose file
+is gone lists again. Nothing breaks where files are missing or damaged: their rows are found anew. All of it may be
+deleted at any time.
 """
 
 import hashlib
 import io
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -35,7 +37,7 @@ from tasks.core.store import Object, Store
 MERGED_BYTES = 128 << 20
 """A file of this size is merged no more, which bounds what a merge holds in memory (about five times as much)."""
 
-LISTINGS = 20  # of a reader, while others merge
+LISTINGS = 200  # of a reader, while others merge: each is there because one of them got further
 
 _NAME = re.compile(r"(?P<shard>\d+)-of-(?P<shards>\d+)-(?P<sha256>[0-9a-f]{32})\.parquet")
 
@@ -116,7 +118,7 @@ class Remembered:
         if hashlib.sha256(data).hexdigest()[:32] == file.sha256:
             table = pq.read_table(io.BytesIO(data))
             if table.schema.equals(self.schema):
-                return table
+                return table.replace_schema_metadata(None)
         self.log(f"{self.store.uri}/{file.key} is damaged; its images are looked at again")
         self.store.delete(file.key)
         return None
@@ -129,16 +131,18 @@ class Remembered:
             return  # somebody else is at it; or one was damaged, and the others are left to the next merge
         rows = _distinct(pa.concat_tables(read))
         shards = rows["place"].to_numpy() % np.uint64(self.shards)
-        written = {self._write(rows.filter(pa.array(shards == at)), int(at), self.shards) for at in np.unique(shards)}
-        self.store.delete_many(file.key for file in files if file.key not in written)
+        for at in np.unique(shards):
+            self._write(rows.filter(pa.array(shards == at)), int(at), self.shards, files)
+        self.store.delete_many(file.key for file in files)
 
-    def _write(self, rows: pa.Table, shard: int, shards: int) -> str:
+    def _write(self, rows: pa.Table, shard: int, shards: int, made_of: Sequence[_File] = ()) -> None:
+        rows = rows.sort_by("identity")
+        if made_of:
+            rows = rows.replace_schema_metadata({"made_of": " ".join(sorted(file.sha256 for file in made_of))})
         buffer = io.BytesIO()
-        pq.write_table(rows.sort_by("identity"), buffer, compression="zstd")
+        pq.write_table(rows, buffer, compression="zstd")
         data = buffer.getvalue()
-        key = f"{self.folder}{shard}-of-{shards}-{hashlib.sha256(data).hexdigest()[:32]}.parquet"
-        self.store.create(key, data)
-        return key
+        self.store.create(f"{self.folder}{shard}-of-{shards}-{hashlib.sha256(data).hexdigest()[:32]}.parquet", data)
 
 
 def _distinct(rows: pa.Table) -> pa.Table:

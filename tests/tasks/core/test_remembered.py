@@ -3,7 +3,7 @@
 import hashlib
 import random
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -134,12 +134,35 @@ def test_writers_who_merge_at_once_lose_no_row(atomic_store: Store, shards: tupl
     assert len(files(atomic_store)) <= 12
 
 
+class Interrupted(LocalStore):
+    """A store in which something else happens before files are removed."""
+
+    def __init__(self, store: LocalStore) -> None:
+        super().__init__(store.root)
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        self.meanwhile()
+        super().delete_many(keys)
+
+
+def test_rows_that_are_united_and_divided_again_at_once_are_not_lost(store: LocalStore) -> None:
+    everything = rows(range(40))
+    half = everything.filter(pa.array(everything["place"].to_numpy() % 2 == 0))
+    numbers = half["value"].to_pylist()
+    memory(store, 0, 2).keep(half)
+    interrupted = Interrupted(store)
+    interrupted.meanwhile = memory(store, 0, 2).tidy
+    memory(interrupted, 0, 1).tidy()
+    assert recalled(store, range(40)) == numbers
+
+
 class Slow(LocalStore):
     """A store in which something else happens before an object is read."""
 
     def __init__(self, store: LocalStore) -> None:
         super().__init__(store.root)
-        self.meanwhile = lambda: None
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def get(self, key: str, version: str | None = None) -> bytes:
         self.meanwhile()
