@@ -14,6 +14,7 @@ OpenCV makes planes of the picture, and what counts their pixels is compiled by 
 third of a millisecond, which is a sixth of what it takes to decode half a megapixel. None of it holds the GIL.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -35,13 +36,15 @@ FEATURE_SIZE = 128
 
 _TINY = 1e-9
 _LEVELS = 256
+_BYTE, _ONE = np.uint64(255), np.uint32(1)
 _SQUARE = np.ones((3, 3), np.uint8)
 _BROAD = np.ones((5, 5), np.uint8)
 
 
 def _compiled(function: Function) -> Function:
     """To machine code at its first call, and kept beside this file: nobody waits for it twice."""
-    compiled: Function = numba.njit(function, nogil=True, cache=True, error_model="numpy")
+    # Sums may be made of several at a time, in an order that depends on nothing but the machine.
+    compiled: Function = numba.njit(function, nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})
     return compiled
 
 
@@ -56,91 +59,31 @@ def describe(rgb: Bytes) -> Singles:
     _, red, blue = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb))
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     toned = cv2.inRange(grey, 16, 239)
-    measures = np.empty(len(FEATURE_NAMES))
-    _measure(
-        channels,
-        (hue, lightness, saturation),
-        (red, blue),
-        grey,
-        toned,
-        cv2.subtract(cv2.dilate(grey, _SQUARE), cv2.erode(grey, _SQUARE)),
-        # Sums of whole numbers are exact, so the deviation is the same on every machine.
-        cv2.boxFilter(grey, cv2.CV_16U, (3, 3), normalize=False),
-        cv2.sqrBoxFilter(grey, cv2.CV_32F, (3, 3), normalize=False),
-        tuple(cv2.spatialGradient(plane) for plane in (grey, red, blue, saturation, cv2.blur(grey, (5, 5)))),
-        cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, _BROAD),
-        cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, _BROAD),
-        cv2.absdiff(grey, cv2.medianBlur(grey, 3)),
-        _detail(grey),
-        (grey, cv2.blur(grey, (2, 2)), cv2.blur(grey, (4, 4))),
-        tuple(cv2.blur(channel, (3, 3)) for channel in channels),
-        _N_LOG_N,
-        measures,
-    )
-    return measures.astype(np.float32)
-
-
-def _detail(grey: Bytes) -> Floats:
-    """Energy of the picture's detail from the finest scale up, in log2 grey levels: float64 [4]."""
-    energies = np.empty(4)
-    plane = grey.astype(np.float32)
-    for scale in range(4):
-        smaller = (
-            cv2.resize(plane, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) if min(plane.shape) > 1 else plane
-        )
-        back = cv2.resize(smaller, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        energies[scale] = cv2.norm(plane, back, cv2.NORM_L1) / plane.size
-        plane = smaller
-    return np.log2(energies + 0.1)
-
-
-@_compiled
-def _measure(
-    channels: tuple[Bytes, Bytes, Bytes],
-    hls: tuple[Bytes, Bytes, Bytes],
-    chroma: tuple[Bytes, Bytes],
-    grey: Bytes,
-    toned: Bytes,
-    span: Bytes,
-    sums: npt.NDArray[np.uint16],
-    squares: Singles,
-    gradients: Any,
-    dark: Bytes,
-    bright: Bytes,
-    residual: Bytes,
-    detail: Floats,
-    blurred: tuple[Bytes, Bytes, Bytes],
-    smooth: tuple[Bytes, Bytes, Bytes],
-    n_log_n: Floats,
-    out: Floats,
-) -> None:
-    """Write all measures of the planes, in the order of FEATURE_NAMES."""
-    light, red, blue, saturation, coarse = (
-        _magnitude(gradients[0]),
-        _magnitude(gradients[1]),
-        _magnitude(gradients[2]),
-        _magnitude(gradients[3]),
-        _magnitude(gradients[4]),
-    )
-    at = _tones(hls[1], n_log_n, out, 0)
-    at = _tones(hls[2], n_log_n, out, at)
-    at = _hues(hls[0], hls[1], hls[2], out, at)
-    at = _together(hls[2], hls[1], n_log_n, out, at)
-    at = _together(hls[0], hls[1], n_log_n, out, at)
-    for bits in (3, 4, 5):
-        at = _palette(channels, bits, n_log_n, out, at)
-    at = _flatness(channels, grey, toned, span, sums, squares, out, at)
-    at = _gradients(light, red, blue, coarse, toned, n_log_n, out, at)
+    span = cv2.subtract(cv2.dilate(grey, _SQUARE), cv2.erode(grey, _SQUARE))
+    dark = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, _BROAD)
+    bright = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, _BROAD)
+    residual = cv2.absdiff(grey, cv2.medianBlur(grey, 3))
+    edges = np.empty((5, grey.size), np.float32)
+    for magnitude, plane in zip(edges, (grey, red, blue, saturation, cv2.blur(grey, (5, 5))), strict=True):
+        _magnitude(_padded(plane), magnitude)
+    out = np.empty(len(FEATURE_NAMES))
+    at = _tones(lightness, _N_LOG_N, out, 0)
+    at = _tones(saturation, _N_LOG_N, out, at)
+    at = _hues(hue, lightness, saturation, out, at)
+    at = _together(saturation, lightness, _N_LOG_N, out, at)
+    at = _together(hue, lightness, _N_LOG_N, out, at)
+    at = _palette(*channels, _N_LOG_N, out, at)
+    at = _flatness(*channels, grey, toned, span, _padded(grey), out, at)
+    at = _gradients(edges, toned, _N_LOG_N, out, at)
     at = _lines(dark, bright, residual, toned, out, at)
-    out[at : at + 4] = detail
-    out[at + 4 : at + 7] = detail[1:] - detail[:-1]
-    at = _transitions(chroma[0], 1, out, at + 7)
-    at = _transitions(chroma[1], 1, out, at)
-    at = _transitions(hls[2], 3, out, at)
-    for plane, radius in ((blurred[0], 1), (blurred[1], 2), (blurred[2], 4)):
-        at = _patterns(plane, radius, out, at)
-    at = _edges_together((light, red, blue, saturation), out, at)
-    _detail_together(channels, smooth, out, at)
+    at = _bands(grey, out, at)
+    for plane, step in ((red, 1), (blue, 1), (saturation, 3)):
+        at = _transitions(plane, step, out, at)
+    for radius in (1, 2, 4):
+        at = _patterns(grey if radius == 1 else cv2.blur(grey, (radius, radius)), radius, out, at)
+    at = _edges_together(edges[:4], out, at)
+    _detail_together(rgb, cv2.blur(rgb, (3, 3)), out, at)
+    return out.astype(np.float32)
 
 
 @_compiled
@@ -149,15 +92,22 @@ def _tally(plane: Bytes) -> Counts:
     values = plane.ravel()
     # Four tables by turns: an increment doesn't wait for the one before, which in a flat area is of the same value.
     tables = np.zeros((4, _LEVELS), np.uint32)
-    whole = values.size - values.size % 4
-    for i in range(0, whole, 4):
-        tables[0, values[i]] += np.uint32(1)
-        tables[1, values[i + 1]] += np.uint32(1)
-        tables[2, values[i + 2]] += np.uint32(1)
-        tables[3, values[i + 3]] += np.uint32(1)
-    for i in range(whole, values.size):
-        tables[0, values[i]] += np.uint32(1)
-    return tables[0] + tables[1] + tables[2] + tables[3]
+    first, second, third, fourth = tables
+    whole = values.size // 8
+    for eight in values[: 8 * whole].view(np.uint64):
+        first[eight & _BYTE] += _ONE
+        second[eight >> np.uint64(8) & _BYTE] += _ONE
+        third[eight >> np.uint64(16) & _BYTE] += _ONE
+        fourth[eight >> np.uint64(24) & _BYTE] += _ONE
+        first[eight >> np.uint64(32) & _BYTE] += _ONE
+        second[eight >> np.uint64(40) & _BYTE] += _ONE
+        third[eight >> np.uint64(48) & _BYTE] += _ONE
+        fourth[eight >> np.uint64(56)] += _ONE
+    for value in values[8 * whole :]:
+        first[value] += _ONE
+    for level in range(_LEVELS):
+        first[level] += second[level] + third[level] + fourth[level]
+    return first
 
 
 @_compiled
@@ -166,15 +116,31 @@ def _tally_toned(plane: Bytes, toned: Bytes) -> tuple[Counts, Counts]:
     values, masks = plane.ravel(), toned.ravel()
     tables = np.zeros((4, _LEVELS), np.uint32)
     for i in range(values.size):
-        tables[np.uint8((masks[i] & 1) | (i & 1) << 1), values[i]] += np.uint32(1)
-    inside = tables[1] + tables[3]
-    return tables[0] + tables[2] + inside, inside
+        tables[np.uint8((masks[i] & 1) | (i & 1) << 1), values[i]] += _ONE
+    for level in range(_LEVELS):
+        tables[1, level] += tables[3, level]
+        tables[0, level] += tables[2, level] + tables[1, level]
+    return tables[0], tables[1]
 
 
 @_compiled
 def _shares(counts: Counts) -> Floats:
     """Shares that sum to one, or to zero where there is nothing."""
-    return counts / max(counts.sum(), 1)
+    total = 0
+    for count in counts:
+        total += count
+    shares = np.empty(counts.size)
+    for level in range(counts.size):
+        shares[level] = counts[level] / max(total, 1)
+    return shares
+
+
+@_compiled
+def _sum(shares: Floats, start: int, end: int) -> float:
+    total = 0.0
+    for level in range(start, end):
+        total += shares[level]
+    return total
 
 
 @_compiled
@@ -188,20 +154,21 @@ def _entropy(counts: Counts, n_log_n: Floats) -> float:
 
 
 @_compiled
-def _percentiles(shares: Floats, at: tuple[int, ...], out: Floats, start: int) -> int:
+def _percentiles(shares: Floats, wanted: Bytes, out: Floats, at: int) -> int:
     """Percentiles in 0..1 of a 256-level histogram, straight inside a level so that they do not jump."""
-    end = start + len(at)
-    if shares.sum() <= 0:
-        out[start:end] = 0
-        return end
-    sums = np.cumsum(shares) + np.arange(_LEVELS) * 1e-12
-    for i, wanted in enumerate(at):
-        level = np.searchsorted(sums, wanted / 100, "right")  # the first that lies above
+    some = _sum(shares, 0, _LEVELS) > 0
+    level, below, here = 0, 0.0, shares[0]
+    for percent in wanted:  # in ascending order
+        while level < _LEVELS and here + level * 1e-12 <= percent / 100:
+            below = here + level * 1e-12
+            level += 1
+            here += shares[min(level, _LEVELS - 1)]
         inside = 0.0
         if 0 < level < _LEVELS:
-            inside = (wanted / 100 - sums[level - 1]) / (sums[level] - sums[level - 1])
-        out[start + i] = (max(level, 1) + inside) / _LEVELS
-    return end
+            inside = (percent / 100 - below) / (here + level * 1e-12 - below)
+        out[at] = (max(level, 1) + inside) / _LEVELS if some else 0.0
+        at += 1
+    return at
 
 
 @_compiled
@@ -230,34 +197,35 @@ def _roughness(shares: Floats) -> float:
 @_compiled
 def _sixteenths(shares: Floats, out: Floats, at: int) -> int:
     for i in range(16):
-        out[at + i] = shares[16 * i : 16 * i + 16].sum()
+        out[at + i] = _sum(shares, 16 * i, 16 * i + 16)
     return at + 16
 
 
 @_compiled
 def _tones(plane: Bytes, n_log_n: Floats, out: Floats, at: int) -> int:
     counts = _tally(plane)
-    inner = counts.copy()
-    inner[:8] = 0
-    inner[248:] = 0
+    inner = np.zeros_like(counts)
+    for level in range(8, 248):
+        inner[level] = counts[level]
     shares, inner_shares = _shares(counts), _shares(inner)
-    common = np.sort(shares)[::-1]
+    ordered = np.sort(shares)
     out[at], out[at + 1] = _moments(shares)
     out[at + 2] = _entropy(counts, n_log_n)
     out[at + 3], out[at + 4] = _moments(inner_shares)
     out[at + 5] = _entropy(inner, n_log_n)
     out[at + 6] = _roughness(shares)
     out[at + 7] = _roughness(inner_shares)
-    out[at + 8] = common[0]
-    out[at + 9] = common[:8].sum()
-    out[at + 10] = common[:32].sum()
-    at = _percentiles(shares, (5, 25, 50, 75, 95), out, at + 11)
+    out[at + 8] = ordered[255]
+    out[at + 9] = _sum(ordered, 248, 256)
+    out[at + 10] = _sum(ordered, 224, 256)
+    at = _percentiles(shares, _TONE_PERCENTILES, out, at + 11)
     return _sixteenths(shares, out, at)
 
 
+_TONE_PERCENTILES = np.array([5, 25, 50, 75, 95], np.uint8)
 _TONES = (
     *("mean", "spread", "entropy", "inner_mean", "inner_spread", "inner_entropy", "roughness", "inner_roughness"),
-    *("commonest", "eight_commonest", "32_commonest", "p5", "p25", "p50", "p75", "p95"),
+    *("commonest", "eight_commonest", "32_commonest", *(f"p{p}" for p in _TONE_PERCENTILES)),
     *(f"bin_{i}" for i in range(16)),
 )
 
@@ -266,8 +234,10 @@ _TONES = (
 def _hues(hue: Bytes, lightness: Bytes, saturation: Bytes, out: Floats, at: int) -> int:
     """Hue weighted by chroma, since the hue of a grey pixel says nothing."""
     hues, lights, saturations = hue.ravel(), lightness.ravel(), saturation.ravel()
-    levels = np.arange(_LEVELS)
-    strengths, colourfulness = levels / 255, 1 - np.abs(levels / 127.5 - 1)
+    strengths, colourfulness = np.empty(_LEVELS), np.empty(_LEVELS)
+    for level in range(_LEVELS):
+        strengths[level] = level / 255
+        colourfulness[level] = 1 - abs(level / 127.5 - 1)
     chroma = np.empty(hues.size)
     weights = np.zeros(_LEVELS)
     total = square = 0.0
@@ -280,9 +250,10 @@ def _hues(hue: Bytes, lightness: Bytes, saturation: Bytes, out: Floats, at: int)
     mean = total / hues.size
     for value in chroma:
         square += (value - mean) ** 2
-    shares = weights / max(weights.sum(), _TINY)
+    shares = np.empty(_LEVELS)
     cosine = sine = entropy = 0.0
     for level in range(_LEVELS):
+        shares[level] = weights[level] / max(total, _TINY)
         if shares[level] > 0:
             cosine += shares[level] * np.cos(2 * np.pi * level / _LEVELS)
             sine += shares[level] * np.sin(2 * np.pi * level / _LEVELS)
@@ -295,7 +266,7 @@ def _hues(hue: Bytes, lightness: Bytes, saturation: Bytes, out: Floats, at: int)
     out[at + 5] = np.hypot(cosine, sine)
     out[at + 6] = entropy
     out[at + 7] = _roughness(shares)
-    out[at + 8] = np.sort(shares)[-8:].sum()
+    out[at + 8] = _sum(np.sort(shares), 248, 256)
     return _sixteenths(shares, out, at + 9)
 
 
@@ -309,10 +280,17 @@ _HUES = (
 @_compiled
 def _together(a: Bytes, b: Bytes, n_log_n: Floats, out: Floats, at: int) -> int:
     """Entropy in bits of a pair of planes, at 16 levels each, and what the one tells about the other."""
-    table = _tally((a & np.uint8(0xF0)) | (b >> np.uint8(4)))
-    square = table.reshape(16, 16)
+    codes = np.empty(a.shape, np.uint8)
+    for y in range(a.shape[0]):
+        for x in range(a.shape[1]):
+            codes[y, x] = (a[y, x] & np.uint8(0xF0)) | (b[y, x] >> np.uint8(4))
+    table = _tally(codes)
+    of_a, of_b = np.zeros(16, np.uint32), np.zeros(16, np.uint32)
+    for pair in range(_LEVELS):
+        of_a[pair >> 4] += table[pair]
+        of_b[pair & 15] += table[pair]
     both = _entropy(table, n_log_n)
-    apart = _entropy(square.sum(0).astype(np.uint32), n_log_n) + _entropy(square.sum(1).astype(np.uint32), n_log_n)
+    apart = _entropy(of_a, n_log_n) + _entropy(of_b, n_log_n)
     out[at] = both
     out[at + 1] = apart - both
     return at + 2
@@ -327,48 +305,69 @@ _TOGETHER = (
 
 
 @_compiled
-def _palette(channels: tuple[Bytes, Bytes, Bytes], bits: int, n_log_n: Floats, out: Floats, at: int) -> int:
-    """Number and prevalence of colours at so many bits a channel (Athitsos and Swain 1997)."""
-    red, green, blue = channels[0].ravel(), channels[1].ravel(), channels[2].ravel()
-    gone, size = np.uint16(8 - bits), red.size
-    codes = np.empty(size, np.uint16)
+def _palette(red: Bytes, green: Bytes, blue: Bytes, n_log_n: Floats, out: Floats, at: int) -> int:
+    """Number and prevalence of colours at 3, 4 and 5 bits a channel (Athitsos and Swain 1997)."""
+    reds, greens, blues = red.ravel(), green.ravel(), blue.ravel()
+    number = size = reds.size
+    colours, pixels = np.empty(size, np.uint16), np.ones(size, np.uint16)
     for i in range(size):
-        codes[i] = (
-            (red[i] >> gone) << np.uint16(2 * bits) | (green[i] >> gone) << np.uint16(bits) | (blue[i] >> gone)
-        )
-    counts = np.zeros(1 << (3 * bits), np.uint16)
-    for code in codes:
-        counts[code] += np.uint16(1)
+        colours[i] = (reds[i] >> 3) << 10 | (greens[i] >> 3) << 5 | (blues[i] >> 3)
+    counts = np.zeros(1 << 15, np.uint16)
+    for bits in (5, 4, 3):
+        for i in range(number):
+            counts[colours[i]] += pixels[i]
+        different = 0
+        for i in range(number):
+            colour = colours[i]
+            count = counts[colour]
+            counts[colour] = 0
+            colours[different], pixels[different] = colour, count
+            different += count > 0
+        number = different
+        _prevalence(pixels[:number], size, n_log_n, out, at + 6 * (bits - 3))
+        lower = bits - 1
+        channel = (1 << lower) - 1
+        for i in range(number):
+            colour = np.uint32(colours[i]) >> 1
+            colours[i] = (
+                (colour >> (2 * bits) & channel) << (2 * lower)
+                | (colour >> bits & channel) << lower
+                | (colour & channel)
+            )
+    return at + 18
+
+
+@_compiled
+def _prevalence(pixels: npt.NDArray[np.uint16], size: int, n_log_n: Floats, out: Floats, at: int) -> None:
+    """Measures of the numbers of pixels that each colour has."""
+    highest, sum_of_logs, few = 0, 0.0, 0
     colours = np.zeros(size + 1, np.uint16)  # how many colours have so many pixels
-    highest = 0
-    for code in codes:
-        count = counts[code]
-        if count:
-            colours[count] += np.uint16(1)
-            highest = max(highest, count)
-            counts[code] = 0
-    sum_of_logs = 0.0
-    seen = pixels = four = sixteen = for_90 = rare = 0
+    for count in pixels:
+        highest = max(highest, count)
+        colours[count] += np.uint16(1)
+        sum_of_logs += n_log_n[count]
+        few += count if count < 0.002 * size else 0
+    seen = covered = four = sixteen = 0
+    for_90 = -1
     for count in range(highest, 0, -1):
         alike = np.int64(colours[count])
         if not alike:
             continue
-        sum_of_logs += alike * n_log_n[count]
         four += count * min(max(4 - seen, 0), alike)
         sixteen += count * min(max(16 - seen, 0), alike)
-        if 10 * pixels < 9 * size:  # those before do not make up nine tenths
-            for_90 = seen + min(alike, (9 * size - 10 * pixels + 10 * count - 1) // (10 * count)) - 1
-        if count < 0.002 * size:
-            rare += alike * count
         seen += alike
-        pixels += alike * count
+        covered += alike * count
+        if for_90 < 0 and 10 * covered >= 9 * size:
+            # The first colour with which nine tenths are covered, counted from 0.
+            for_90 = seen - 1 - (10 * covered - 9 * size) // (10 * count)
+        if for_90 >= 0 and seen >= 16:
+            break
     out[at] = max(n_log_n[size] - sum_of_logs, 0.0) / size
     out[at + 1] = highest / size
     out[at + 2] = four / size
     out[at + 3] = sixteen / size
     out[at + 4] = np.log2(1 + for_90)
-    out[at + 5] = rare / size
-    return at + 6
+    out[at + 5] = few / size
 
 
 _PALETTE = ("entropy", "commonest", "four_commonest", "16_commonest", "colours_for_90", "rare")
@@ -376,131 +375,144 @@ _PALETTE = ("entropy", "commonest", "four_commonest", "16_commonest", "colours_f
 
 @_compiled
 def _flatness(
-    channels: tuple[Bytes, Bytes, Bytes],
+    red: Bytes,
+    green: Bytes,
+    blue: Bytes,
     grey: Bytes,
     toned: Bytes,
     span: Bytes,
-    sums: npt.NDArray[np.uint16],
-    squares: Singles,
+    padded: Bytes,
     out: Floats,
     at: int,
 ) -> int:
     """Flat areas, equal neighbours, and the noise floor outside clipped tones."""
-    all_spans, toned_spans = _tally_toned(span, toned)
-    size = grey.size
-    white = black = inside = 0
-    for value in grey.ravel():
-        white += value >= 240
-        black += value <= 15
-    inside = size - white - black
-    deviation = np.empty(grey.shape, np.uint8)
-    flat, flat_sums, flat_squares = deviation.ravel(), sums.ravel(), squares.ravel()
-    for i in range(size):
-        total = np.float32(flat_sums[i])
-        variance = (np.float32(9) * flat_squares[i] - total * total) / np.float32(81)
-        flat[i] = np.uint8(min(np.sqrt(variance) * np.float32(16), np.float32(255)))
-    beside = np.cumsum(_shares(_tally(_largest_steps(channels))))
-    share, toned_share = np.cumsum(_shares(all_spans)), np.cumsum(_shares(toned_spans))
-    out[at] = inside / size
-    out[at + 1] = white / size
-    out[at + 2] = black / size
-    out[at + 3] = share[1]
-    out[at + 4] = share[4]
-    out[at + 5] = toned_share[1]
-    out[at + 6] = toned_share[4]
-    out[at + 7] = toned_share[10]
+    span_counts, toned_span_counts = _tally_toned(span, toned)
+    tones = _shares(_tally(grey))
+    white, black = _sum(tones, 240, _LEVELS), _sum(tones, 0, 16)
+    steps = np.zeros((max(grey.shape[0] - 1, 1), max(grey.shape[1] - 1, 1)), np.uint8)
+    for channel in (red, green, blue):
+        _largest_steps(channel, steps)
+    beside = _shares(_tally(steps))
+    spans, toned_spans = _shares(span_counts), _shares(toned_span_counts)
+    out[at] = _sum(tones, 16, 240)
+    out[at + 1] = white
+    out[at + 2] = black
+    out[at + 3] = _sum(spans, 0, 2)
+    out[at + 4] = _sum(spans, 0, 5)
+    out[at + 5] = _sum(toned_spans, 0, 2)
+    out[at + 6] = _sum(toned_spans, 0, 5)
+    out[at + 7] = _sum(toned_spans, 0, 11)
     out[at + 8] = beside[0]
-    out[at + 9] = beside[3]
-    out[at + 10] = beside[8]
-    return _percentiles(_shares(_tally_toned(deviation, toned)[1]), (5, 10, 25, 50, 75), out, at + 11)
+    out[at + 9] = _sum(beside, 0, 4)
+    out[at + 10] = _sum(beside, 0, 9)
+    return _percentiles(_shares(_tally_toned(_deviations(padded), toned)[1]), _NOISE_PERCENTILES, out, at + 11)
 
 
+_NOISE_PERCENTILES = np.array([5, 10, 25, 50, 75], np.uint8)
 _FLATNESS = (
     *("toned_share", "white_share", "black_share", "flat_share", "nearly_flat_share", "toned_flat_share"),
     *("toned_nearly_flat_share", "toned_calm_share", "equal_neighbours", "near_neighbours", "alike_neighbours"),
-    *(f"noise_floor_p{p}" for p in (5, 10, 25, 50, 75)),
+    *(f"noise_floor_p{p}" for p in _NOISE_PERCENTILES),
 )
 
 
 @_compiled
-def _largest_steps(channels: tuple[Bytes, Bytes, Bytes]) -> Bytes:
-    """Largest difference over the channels to the right or the lower neighbour, uint8 [h-1, w-1]."""
-    height, width = channels[0].shape
-    if min(height, width) < 2:
-        return np.zeros((1, 1), np.uint8)
-    steps = np.zeros((height - 1, width - 1), np.uint8)
-    for channel in channels:
-        for y in range(height - 1):
-            row, below, largest = channel[y], channel[y + 1], steps[y]
-            for x in range(width - 1):
-                here, right, lower = np.int16(row[x]), np.int16(row[x + 1]), np.int16(below[x])
-                step = max(abs(right - here), abs(lower - here))
-                largest[x] = np.uint8(max(np.int16(largest[x]), step))
-    return steps
+def _deviations(padded: Bytes) -> Bytes:
+    """Sixteen times the standard deviation in the 3x3 pixels around each, at most 255, of a plane with its margin."""
+    height, width = padded.shape[0] - 2, padded.shape[1] - 2
+    deviations = np.empty((height, width), np.uint8)
+    for y in range(height):
+        above, middle, below, row = padded[y], padded[y + 1], padded[y + 2], deviations[y]
+        for x in range(width):
+            total = square = np.float32(0)
+            for column in range(3):
+                a, b, c = np.float32(above[x + column]), np.float32(middle[x + column]), np.float32(below[x + column])
+                total += a + b + c  # whole numbers: exact
+                square += a * a + b * b + c * c
+            variance = (np.float32(9) * square - total * total) / np.float32(81)
+            row[x] = np.uint8(min(np.sqrt(variance) * np.float32(16), np.float32(255)))
+    return deviations
 
 
 @_compiled
-def _magnitude(gradient: tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]) -> Singles:
-    """Gradient in grey levels a pixel, of the sums that a Sobel filter makes across and down."""
-    across, down = gradient[0].ravel(), gradient[1].ravel()
-    magnitude = np.empty(across.size, np.float32)
-    for i in range(across.size):
-        # Whole numbers up to the root: OpenCV's float arithmetic rounds by where in memory a row happens to lie.
-        a, b = np.int32(across[i]), np.int32(down[i])
-        magnitude[i] = np.sqrt(np.float32(a * a + b * b)) / np.float32(8)
-    return magnitude
+def _largest_steps(channel: Bytes, steps: Bytes) -> None:
+    """Raise `steps` [h-1, w-1] to the channel's difference to the right or the lower neighbour."""
+    height, width = channel.shape
+    for y in range(height - 1):
+        row, below, largest = channel[y], channel[y + 1], steps[y]
+        for x in range(width - 1):
+            here, right, lower = row[x], row[x + 1], below[x]
+            step = max(max(here, right) - min(here, right), max(here, lower) - min(here, lower))
+            largest[x] = max(largest[x], np.uint8(step))
+
+
+@_compiled
+def _magnitude(padded: Bytes, magnitude: Singles) -> None:
+    """Gradient in grey levels a pixel, by Sobel's filters, of a plane [h+2, w+2] that has its margin."""
+    height, width = padded.shape[0] - 2, padded.shape[1] - 2
+    for y in range(height):
+        above, middle, below = padded[y], padded[y + 1], padded[y + 2]
+        row = magnitude[y * width : y * width + width]
+        for x in range(width):
+            # Whole numbers up to the root, so that nothing is rounded before it.
+            a, b, c = np.float32(above[x]), np.float32(above[x + 1]), np.float32(above[x + 2])
+            d, e = np.float32(middle[x]), np.float32(middle[x + 2])
+            f, g, h = np.float32(below[x]), np.float32(below[x + 1]), np.float32(below[x + 2])
+            across, down = c + e + e + h - a - d - d - f, f + g + g + h - a - b - b - c
+            row[x] = np.sqrt(across * across + down * down) / np.float32(8)
 
 
 @_compiled
 def _levels(values: Singles, scale: float) -> Bytes:
-    levels = np.empty(values.size, np.uint8)
+    levels = np.empty((1, values.size), np.uint8)
     for i in range(values.size):
-        levels[i] = np.uint8(min(values[i] * np.float32(scale), np.float32(255)))
+        levels[0, i] = np.uint8(min(values[i] * np.float32(scale), np.float32(255)))
     return levels
 
 
 @_compiled
 def _gradients(
-    light: Singles,
-    red: Singles,
-    blue: Singles,
-    coarse: Singles,
+    edges: Singles,
     toned: Bytes,
     n_log_n: Floats,
     out: Floats,
     at: int,
 ) -> int:
     """Gradients of lightness and of colour, edges in colour alone, and how many pixels wide an edge is."""
+    light, red, blue, coarse = edges[0], edges[1], edges[2], edges[4]
     size = light.size
-    colour = np.maximum(red, blue)
+    colour = np.empty(size, np.float32)
+    for i in range(size):
+        colour[i] = max(red[i], blue[i])
     strong = broad = light_sum = colour_sum = 0.0
-    edges = faint = only = 0
+    sharp = faint = only = 0
     for i in range(size):
         light_sum += light[i]
         colour_sum += colour[i]
         faint += (light[i] > 1) & (light[i] <= 6)
         only += (colour[i] > 4) & (light[i] < 4)
-        if light[i] > 12:
-            edges += 1
-            strong += light[i]
-            broad += coarse[i]
+        edge = light[i] > 12
+        sharp += edge
+        strong += light[i] if edge else np.float32(0)
+        broad += coarse[i] if edge else np.float32(0)
     counts, toned_counts = _tally_toned(_levels(light, 4.0), toned)
-    at = _percentiles(_shares(counts), (10, 25, 50, 75, 90, 97), out, at)
-    at = _percentiles(_shares(toned_counts), (10, 25, 50, 75, 90), out, at)
-    at = _percentiles(_shares(_tally(_levels(colour, 16.0))), (10, 25, 50, 75, 90, 97), out, at)
+    at = _percentiles(_shares(counts), _GRADIENT_PERCENTILES, out, at)
+    at = _percentiles(_shares(toned_counts), _GRADIENT_PERCENTILES[:5], out, at)
+    at = _percentiles(_shares(_tally(_levels(colour, 16.0))), _GRADIENT_PERCENTILES, out, at)
     out[at] = _entropy(counts, n_log_n)
-    out[at + 1] = edges / size
+    out[at + 1] = sharp / size
     out[at + 2] = faint / size
-    out[at + 3] = broad / strong if edges else 0.0
+    out[at + 3] = broad / strong if sharp else 0.0
     out[at + 4] = only / size
     out[at + 5] = colour_sum / size / (light_sum / size + 0.25)
     return at + 6
 
 
+_GRADIENT_PERCENTILES = np.array([10, 25, 50, 75, 90, 97], np.uint8)
 _GRADIENTS = (
-    *(f"lightness_gradient_p{p}" for p in (10, 25, 50, 75, 90, 97)),
-    *(f"toned_gradient_p{p}" for p in (10, 25, 50, 75, 90)),
-    *(f"colour_gradient_p{p}" for p in (10, 25, 50, 75, 90, 97)),
+    *(f"lightness_gradient_p{p}" for p in _GRADIENT_PERCENTILES),
+    *(f"toned_gradient_p{p}" for p in _GRADIENT_PERCENTILES[:5]),
+    *(f"colour_gradient_p{p}" for p in _GRADIENT_PERCENTILES),
     *("gradient_entropy", "edge_share", "faint_gradient_share", "edge_width", "colour_only_edges"),
     "colour_to_lightness_gradient",
 )
@@ -516,12 +528,12 @@ def _lines(dark: Bytes, bright: Bytes, residual: Bytes, toned: Bytes, out: Float
     out[at] = dark_mean
     out[at + 1] = bright_mean
     out[at + 2] = (dark_mean - bright_mean) / (dark_mean + bright_mean + 0.004)
-    out[at + 3] = dark_shares[64:].sum()
-    out[at + 4] = bright_shares[64:].sum()
+    out[at + 3] = _sum(dark_shares, 64, _LEVELS)
+    out[at + 4] = _sum(bright_shares, 64, _LEVELS)
     out[at + 5] = _moments(shares)[0]
     out[at + 6] = shares[0]
-    out[at + 7] = shares[1:5].sum()
-    out[at + 8] = shares[17:].sum()
+    out[at + 7] = _sum(shares, 1, 5)
+    out[at + 8] = _sum(shares, 17, _LEVELS)
     out[at + 9] = _shares(toned_counts)[0]
     return at + 10
 
@@ -532,6 +544,28 @@ _LINES = (
 )
 
 
+def _padded(plane: Bytes) -> Bytes:
+    padded: Bytes = cv2.copyMakeBorder(plane, 1, 1, 1, 1, cv2.BORDER_REFLECT_101)
+    return padded
+
+
+def _bands(grey: Bytes, out: Floats, at: int) -> int:
+    """Energy of the picture's detail from the finest scale up, in log2 grey levels, and its decay."""
+    plane = grey.astype(np.float32)
+    for scale in range(4):
+        smaller = (
+            cv2.resize(plane, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) if min(plane.shape) > 1 else plane
+        )
+        back = cv2.resize(smaller, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        out[at + scale] = math.log2(cv2.norm(plane, back, cv2.NORM_L1) / plane.size + 0.1)
+        plane = smaller
+    out[at + 4 : at + 7] = np.diff(out[at : at + 4])
+    return at + 7
+
+
+_BANDS = (*(f"detail_{i}" for i in range(4)), *(f"detail_decay_{i}" for i in range(3)))
+
+
 #: Number of the pair that a run of three steps (down, level or up) forms with the same run read backwards: 15 pairs.
 _RUN = np.arange(27)
 _RUN_PAIRS = np.unique(np.minimum(_RUN, 26 - (_RUN % 3 * 9 + _RUN // 3 % 3 * 3 + _RUN // 9)), return_inverse=True)[
@@ -540,46 +574,44 @@ _RUN_PAIRS = np.unique(np.minimum(_RUN, 26 - (_RUN % 3 * 9 + _RUN // 3 % 3 * 3 +
 
 
 @_compiled
+def _runs(plane: Bytes, after: Bytes, down: int, right: int, step: int) -> Bytes:
+    """Runs of three steps from `plane` to `after`, one pixel down or to the right of each other: 0..26."""
+    height, width = plane.shape
+    least, ways = np.uint8(step), np.empty((height, width), np.uint8)
+    lower, level, higher = np.uint8(0), np.uint8(1), np.uint8(2)
+    for y in range(height):
+        here, there, way = plane[y], after[y], ways[y]
+        for x in range(width):
+            changed = np.uint8(max(here[x], there[x]) - min(here[x], there[x])) >= least
+            way[x] = (higher if there[x] > here[x] else lower) if changed else level
+    runs = np.empty((max(height - 2 * down, 0), max(width - 2 * right, 0)), np.uint8)
+    for y in range(runs.shape[0]):
+        first, second, third = ways[y], ways[y + down, right:], ways[y + 2 * down, 2 * right :]
+        for x in range(runs.shape[1]):
+            runs[y, x] = np.uint8(9) * first[x] + np.uint8(3) * second[x] + third[x]
+    return runs
+
+
+@_compiled
 def _transitions(plane: Bytes, step: int, out: Floats, at: int) -> int:
     """Shares of runs of three steps between neighbours, each down, level or up by at least `step` (Pevný, Bas and
     Fridrich, "Steganalysis by subtractive pixel adjacency matrix", 2010): how colour changes at the finest scale. A
     camera's colour is smooth there, since it measures one colour per pixel and interpolates the others.
     """
-    height, width = plane.shape
-    least = np.int16(step)
-    counts = np.zeros(_LEVELS, np.uint32)
-    if width > 3:
-        ways = np.empty((height, width - 1), np.uint8)
-        runs = np.empty((height, width - 3), np.uint8)
-        for y in range(height):
-            row, way, run = plane[y], ways[y], runs[y]
-            for x in range(width - 1):
-                change = np.int16(row[x + 1]) - np.int16(row[x])
-                way[x] = np.uint8(1 + (change >= least) - (change <= -least))
-            for x in range(width - 3):
-                run[x] = np.uint8(9) * way[x] + np.uint8(3) * way[x + 1] + way[x + 2]
-        counts += _tally(runs)
-    if height > 3:
-        ways = np.empty((height - 1, width), np.uint8)
-        runs = np.empty((height - 3, width), np.uint8)
-        for y in range(height - 1):
-            row, below, way = plane[y], plane[y + 1], ways[y]
-            for x in range(width):
-                change = np.int16(below[x]) - np.int16(row[x])
-                way[x] = np.uint8(1 + (change >= least) - (change <= -least))
-        for y in range(height - 3):
-            first, second, third, run = ways[y], ways[y + 1], ways[y + 2], runs[y]
-            for x in range(width):
-                run[x] = np.uint8(9) * first[x] + np.uint8(3) * second[x] + third[x]
-        counts += _tally(runs)
-    shares = _shares(counts)
+    counts = _tally(_runs(plane[:, :-1], plane[:, 1:], 0, 1, step))
+    down = _tally(_runs(plane[:-1], plane[1:], 1, 0, step))
+    total = 0
+    for run in range(27):
+        counts[run] += down[run]
+        total += counts[run]
     out[at : at + 15] = 0
     for run in range(27):
-        out[at + _RUN_PAIRS[run]] += shares[run]
+        out[at + _RUN_PAIRS[run]] += counts[run] / max(total, 1)
     return at + 15
 
 
-#: How many of a pixel's eight neighbours are lighter, by the bits that say which; 9 where they don't lie side by side.
+#: How many of a pixel's eight neighbours are lighter, by the bits that say which, one after
+#: the other around it; 9 where they don't lie side by side.
 _PATTERNS = np.array([
     bits.bit_count() if (bits ^ (bits << 1 | bits >> 7) & 255).bit_count() <= 2 else 9 for bits in range(256)
 ])  # fmt: skip
@@ -596,54 +628,78 @@ def _patterns(plane: Bytes, radius: int, out: Floats, at: int) -> int:
     if min(high, wide) < 1:
         out[at] = out[at + 10] = out[at + 20] = 1
         return at + 30
-    codes = np.empty((3, high, wide), np.uint8)
-    for y in range(high):
-        above, middle, below = plane[y], plane[y + radius], plane[y + 2 * radius]
-        for t, tolerance in enumerate((0, 3, 10)):
-            code, least = codes[t, y], np.int16(tolerance)
-            for x in range(wide):
-                centre = np.int16(middle[x + radius]) + least
-                code[x] = np.uint8(
-                    (above[x] > centre)
-                    | (above[x + radius] > centre) << 1
-                    | (above[x + 2 * radius] > centre) << 2
-                    | (middle[x + 2 * radius] > centre) << 3
-                    | (below[x + 2 * radius] > centre) << 4
-                    | (below[x + radius] > centre) << 5
-                    | (below[x] > centre) << 6
-                    | (middle[x] > centre) << 7
-                )
-    for t in range(3):
-        shares = _shares(_tally(codes[t]))
+    flat = plane.ravel()
+    start = radius * width + radius
+    size = plane.size - 2 * start
+    centres = flat[start : start + size]
+    upper_left, upper, upper_right = flat[:size], flat[radius : radius + size], flat[2 * radius : 2 * radius + size]
+    left, right = flat[start - radius : start - radius + size], flat[start + radius : start + radius + size]
+    lower_left, lower = flat[2 * start - 2 * radius :], flat[2 * start - radius :]
+    lower_right = flat[2 * start :]
+    codes = np.zeros((height, width), np.uint8)
+    # All of the plane in one go, though what is made of the margin means nothing: short rows can't be vectorised.
+    inner, none = codes.ravel()[start : start + size], np.uint8(0)
+    for tolerance in (0, 3, 10):
+        for i in range(size):
+            centre = np.uint8(min(np.int16(centres[i]) + np.int16(tolerance), np.int16(255)))
+            inner[i] = (
+                (np.uint8(1) if upper_left[i] > centre else none)
+                | (np.uint8(2) if upper[i] > centre else none)
+                | (np.uint8(4) if upper_right[i] > centre else none)
+                | (np.uint8(8) if right[i] > centre else none)
+                | (np.uint8(16) if lower_right[i] > centre else none)
+                | (np.uint8(32) if lower[i] > centre else none)
+                | (np.uint8(64) if lower_left[i] > centre else none)
+                | (np.uint8(128) if left[i] > centre else none)
+            )
+        codes[:, :radius] = 0
+        codes[:, width - radius :] = 0
+        counts = _tally(codes)
+        counts[0] -= plane.size - high * wide
         for code in range(_LEVELS):
-            out[at + _PATTERNS[code]] += shares[code]
+            out[at + _PATTERNS[code]] += counts[code] / (high * wide)
         at += 10
     return at
 
 
 @_compiled
-def _edges_together(planes: tuple[Singles, Singles, Singles, Singles], out: Floats, at: int) -> int:
-    """How edges of lightness and colour go together (Cutzu and others 2003): Pearson's correlations of pairs."""
-    count, size = len(planes), planes[0].size
+def _edges_together(planes: Singles, out: Floats, at: int) -> int:
+    """How edges of lightness and colour go together (Cutzu and others 2003): Pearson correlations of pairs."""
+    count, size = planes.shape
     table = np.empty((count, size))
-    for i in range(count):
-        table[i] = planes[i] - planes[i].astype(np.float64).mean()
+    for a in range(count):
+        mean = 0.0
+        for value in planes[a]:
+            mean += value
+        mean /= size
+        for i in range(size):
+            table[a, i] = planes[a, i] - mean
+    for a in range(count):
+        norm = 0.0
+        for i in range(size):
+            norm += table[a, i] * table[a, i]
+        norm = max(np.sqrt(norm), _TINY)
+        for i in range(size):
+            table[a, i] /= norm
     for a in range(count):
         for b in range(a):
-            out[at] = _correlation((table[a] * table[b]).sum(), (table[a] ** 2).sum(), (table[b] ** 2).sum())
+            together = 0.0
+            for i in range(size):
+                together += table[a, i] * table[b, i]
+            out[at] = together
             at += 1
     return at
 
 
 @_compiled
-def _detail_together(
-    channels: tuple[Bytes, Bytes, Bytes], smooth: tuple[Bytes, Bytes, Bytes], out: Floats, at: int
-) -> int:
+def _detail_together(rgb: Bytes, smooth: Bytes, out: Floats, at: int) -> int:
     """How the channels' finest detail goes together: Pearson's correlations of pairs."""
-    size = channels[0].size
+    pixels, blurred = rgb.reshape(-1, 3), smooth.reshape(-1, 3)
+    size = len(pixels)
     details = np.empty((3, size), np.int32)
-    for i in range(3):
-        details[i] = channels[i].ravel().astype(np.int32) - smooth[i].ravel().astype(np.int32)
+    for i in range(size):
+        for channel in range(3):
+            details[channel, i] = np.int32(pixels[i, channel]) - np.int32(blurred[i, channel])
     for a in range(3):
         for b in range(a):
             x = y = xx = yy = xy = np.int64(0)
@@ -676,8 +732,7 @@ FEATURE_NAMES: tuple[str, ...] = (
     *_FLATNESS,
     *_GRADIENTS,
     *_LINES,
-    *(f"detail_{i}" for i in range(4)),
-    *(f"detail_decay_{i}" for i in range(3)),
+    *_BANDS,
     *(f"{plane}_run_{i}" for plane in ("red_chroma", "blue_chroma", "saturation") for i in range(15)),
     *(f"pattern{radius}_{tolerance}_{i}" for radius in (1, 2, 4) for tolerance in (0, 3, 10) for i in range(10)),
     *(f"edges_together_{i}" for i in range(6)),
