@@ -81,7 +81,7 @@ def describe(rgb: Bytes) -> Singles:
         at = _transitions(plane, step, out, at)
     for radius in (1, 2, 4):
         at = _patterns(grey if radius == 1 else cv2.blur(grey, (radius, radius)), radius, out, at)
-    at = _edges_together(edges[:4], out, at)
+    at = _edges_together(edges, out, at)
     _detail_together(rgb, cv2.blur(rgb, (3, 3)), out, at)
     return out.astype(np.float32)
 
@@ -389,10 +389,7 @@ def _flatness(
     span_counts, toned_span_counts = _tally_toned(span, toned)
     tones = _shares(_tally(grey))
     white, black = _sum(tones, 240, _LEVELS), _sum(tones, 0, 16)
-    steps = np.zeros((max(grey.shape[0] - 1, 1), max(grey.shape[1] - 1, 1)), np.uint8)
-    for channel in (red, green, blue):
-        _largest_steps(channel, steps)
-    beside = _shares(_tally(steps))
+    beside = _shares(_largest_steps(red, green, blue))
     spans, toned_spans = _shares(span_counts), _shares(toned_span_counts)
     out[at] = _sum(tones, 16, 240)
     out[at + 1] = white
@@ -435,15 +432,25 @@ def _deviations(padded: Bytes) -> Bytes:
 
 
 @_compiled
-def _largest_steps(channel: Bytes, steps: Bytes) -> None:
-    """Raise `steps` [h-1, w-1] to the channel's difference to the right or the lower neighbour."""
-    height, width = channel.shape
-    for y in range(height - 1):
-        row, below, largest = channel[y], channel[y + 1], steps[y]
-        for x in range(width - 1):
-            here, right, lower = row[x], row[x + 1], below[x]
-            step = max(max(here, right) - min(here, right), max(here, lower) - min(here, lower))
-            largest[x] = max(largest[x], np.uint8(step))
+def _largest_steps(red: Bytes, green: Bytes, blue: Bytes) -> Counts:
+    """Tally of the largest difference over the channels to the right or the lower neighbour."""
+    height, width = red.shape
+    steps = np.zeros((max(height - 1, 1), width if height > 1 else 1), np.uint8)
+    size = steps.size - 1
+    largest = steps.ravel()[:size]
+    for channel in (red, green, blue):
+        # Over the ends of the rows, too: short rows can't be vectorised.
+        flat = channel.ravel()
+        here, right, below = flat[:size], flat[1 : size + 1], flat[width : width + size]
+        for i in range(size):
+            across = np.uint8(max(here[i], right[i]) - min(here[i], right[i]))
+            down = np.uint8(max(here[i], below[i]) - min(here[i], below[i]))
+            largest[i] = max(largest[i], max(across, down))
+    steps[:, steps.shape[1] - 1] = 0
+    counts = _tally(steps)
+    if steps.size > len(steps):
+        counts[0] -= len(steps)
+    return counts
 
 
 @_compiled
@@ -574,22 +581,28 @@ _RUN_PAIRS = np.unique(np.minimum(_RUN, 26 - (_RUN % 3 * 9 + _RUN // 3 % 3 * 3 +
 
 
 @_compiled
-def _runs(plane: Bytes, after: Bytes, down: int, right: int, step: int) -> Bytes:
-    """Runs of three steps from `plane` to `after`, one pixel down or to the right of each other: 0..26."""
-    height, width = plane.shape
-    least, ways = np.uint8(step), np.empty((height, width), np.uint8)
+def _runs(plane: Bytes, right: bool, step: int) -> Counts:
+    """Tally of the runs of three steps to the right or down."""
+    flat, (height, width) = plane.ravel(), plane.shape
+    away, least = 1 if right else width, np.uint8(step)
     lower, level, higher = np.uint8(0), np.uint8(1), np.uint8(2)
-    for y in range(height):
-        here, there, way = plane[y], after[y], ways[y]
-        for x in range(width):
-            changed = np.uint8(max(here[x], there[x]) - min(here[x], there[x])) >= least
-            way[x] = (higher if there[x] > here[x] else lower) if changed else level
-    runs = np.empty((max(height - 2 * down, 0), max(width - 2 * right, 0)), np.uint8)
-    for y in range(runs.shape[0]):
-        first, second, third = ways[y], ways[y + down, right:], ways[y + 2 * down, 2 * right :]
-        for x in range(runs.shape[1]):
-            runs[y, x] = np.uint8(9) * first[x] + np.uint8(3) * second[x] + third[x]
-    return runs
+    # Over the ends of the rows, too: short rows can't be vectorised.
+    here, there = flat[: flat.size - away], flat[away:]
+    ways = np.empty(here.size, np.uint8)
+    for i in range(here.size):
+        changed = np.uint8(max(here[i], there[i]) - min(here[i], there[i])) >= least
+        ways[i] = (higher if there[i] > here[i] else lower) if changed else level
+    runs = np.zeros((height, width), np.uint8)
+    size = max(flat.size - 3 * away, 0)
+    written, second, third = runs.ravel()[:size], ways[away:], ways[2 * away :]
+    for i in range(size):
+        written[i] = np.uint8(9) * ways[i] + np.uint8(3) * second[i] + third[i]
+    if right:
+        runs[:, max(width - 3, 0) :] = 0
+    counts = _tally(runs)
+    whole = height * max(width - 3, 0) if right else max(height - 3, 0) * width
+    counts[0] -= flat.size - whole
+    return counts
 
 
 @_compiled
@@ -598,8 +611,7 @@ def _transitions(plane: Bytes, step: int, out: Floats, at: int) -> int:
     Fridrich, "Steganalysis by subtractive pixel adjacency matrix", 2010): how colour changes at the finest scale. A
     camera's colour is smooth there, since it measures one colour per pixel and interpolates the others.
     """
-    counts = _tally(_runs(plane[:, :-1], plane[:, 1:], 0, 1, step))
-    down = _tally(_runs(plane[:-1], plane[1:], 1, 0, step))
+    counts, down = _runs(plane, True, step), _runs(plane, False, step)
     total = 0
     for run in range(27):
         counts[run] += down[run]
@@ -663,32 +675,28 @@ def _patterns(plane: Bytes, radius: int, out: Floats, at: int) -> int:
 
 
 @_compiled
-def _edges_together(planes: Singles, out: Floats, at: int) -> int:
-    """How edges of lightness and colour go together (Cutzu and others 2003): Pearson correlations of pairs."""
-    count, size = planes.shape
-    table = np.empty((count, size))
-    for a in range(count):
-        mean = 0.0
-        for value in planes[a]:
-            mean += value
-        mean /= size
+def _edges_together(edges: Singles, out: Floats, at: int) -> int:
+    """How edges of lightness and colour go together (Cutzu and others 2003): Pearson's correlations of pairs."""
+    size = edges.shape[1]
+    means = np.zeros(4)
+    for plane in range(4):
         for i in range(size):
-            table[a, i] = planes[a, i] - mean
-    for a in range(count):
-        norm = 0.0
-        for i in range(size):
-            norm += table[a, i] * table[a, i]
-        norm = max(np.sqrt(norm), _TINY)
-        for i in range(size):
-            table[a, i] /= norm
-    for a in range(count):
-        for b in range(a):
-            together = 0.0
-            for i in range(size):
-                together += table[a, i] * table[b, i]
-            out[at] = together
-            at += 1
-    return at
+            means[plane] += edges[plane, i]
+        means[plane] /= size
+    a, b, c, d = edges[0], edges[1], edges[2], edges[3]
+    aa = bb = cc = dd = ab = ac = ad = bc = bd = cd = 0.0
+    for i in range(size):
+        p, q, r, s = a[i] - means[0], b[i] - means[1], c[i] - means[2], d[i] - means[3]
+        aa, bb, cc, dd = aa + p * p, bb + q * q, cc + r * r, dd + s * s
+        ab, ac, ad = ab + p * q, ac + p * r, ad + p * s
+        bc, bd, cd = bc + q * r, bd + q * s, cd + r * s
+    out[at] = _correlation(ab, aa, bb)
+    out[at + 1] = _correlation(ac, aa, cc)
+    out[at + 2] = _correlation(bc, bb, cc)
+    out[at + 3] = _correlation(ad, aa, dd)
+    out[at + 4] = _correlation(bd, bb, dd)
+    out[at + 5] = _correlation(cd, cc, dd)
+    return at + 6
 
 
 @_compiled
