@@ -9,7 +9,7 @@ Writes, sorted by key:
     scan.parquet        the snapshot's columns and status, error, note, width, height, format, mode, frames,
                         orientation, has_alpha, sha256, phash, brightness, sharpness, hue, lightness, saturation
     features.parquet    key and the features of `vision/features.py`; readable images only
-    thumbnails.parquet  key and jpeg (longest side 112 pixels); readable images only
+    thumbnails.parquet  key and jpeg (longest side 128 pixels); readable images only
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,14 +36,14 @@ from tasks.core.errors import DataError, NotFound, StoreError
 from tasks.core.settings import settings
 from tasks.core.step import code_digest
 from tasks.core.store import Store, in_threads, open_store
-from tasks.vision.features import FEATURE_NAMES, FEATURE_SIZE, describe
-from tasks.vision.images import Pixels, open_image, perceptual_hash, shrink, thumbnail_jpeg
+from tasks.vision.features import FEATURE_NAMES, FEATURE_SIZE, describe, fit
+from tasks.vision.images import open_image, perceptual_hash, thumbnail_jpeg
 
 INPUTS = ("snapshot",)
 Params = params.ScanParams
 
-THUMBNAIL_SIDE = 112  # pixels
 LOG_SECONDS = 10
+_COLOUR = [FEATURE_NAMES.index(n) for n in ("hue_mean_cosine", "hue_mean_sine", "lightness_mean", "saturation_mean")]
 GONE, CHANGED = LOST = ("gone since the snapshot", "changed since the snapshot")
 
 
@@ -138,12 +139,13 @@ def look(data: bytes, max_pixels: int) -> Row:
     """Decode a file and describe what is seen; never raises for what the file holds."""
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        image = open_image(data, max_pixels=max_pixels, min_side=FEATURE_SIZE)
+        image = open_image(data, max_pixels=max_pixels, min_side=FEATURE_SIZE, reduced=False)
     except DataError as error:
         return Row("unreadable", str(error), sha256=sha256)
-    small = shrink(image.pixels, FEATURE_SIZE)
+    small = fit(image.pixels)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    hue, lightness, saturation = mean_colour(small)
+    features = describe(small)
+    hue, lightness, saturation = mean_colour(features)
     return Row(
         status="ok",
         error="",
@@ -156,24 +158,21 @@ def look(data: bytes, max_pixels: int) -> Row:
         orientation=image.orientation,
         has_alpha=image.has_alpha,
         sha256=sha256,
-        phash=perceptual_hash(image.pixels),
-        brightness=float(grey.mean()),
-        sharpness=float(cv2.Laplacian(grey, cv2.CV_32F).var()),
+        phash=perceptual_hash(small),
+        brightness=cv2.mean(grey)[0],
+        sharpness=float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0] ** 2),
         hue=hue,
         lightness=lightness,
         saturation=saturation,
-        features=describe(small).tobytes(),
-        jpeg=thumbnail_jpeg(image.pixels, THUMBNAIL_SIDE),
+        features=features.tobytes(),
+        jpeg=thumbnail_jpeg(small, FEATURE_SIZE),
     )
 
 
-def mean_colour(rgb: Pixels) -> tuple[float, float, float]:
+def mean_colour(features: npt.NDArray[np.float32]) -> tuple[float, float, float]:
     """Mean hue in degrees (circular, weighted by chroma: a grey pixel has no hue), lightness and saturation in 0..1."""
-    hue, lightness, saturation = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2HLS_FULL))
-    chroma = saturation * (1 - np.abs(lightness / 127.5 - 1))
-    weights = np.bincount(hue.ravel(), chroma.ravel(), minlength=256)
-    centre = weights @ np.exp(2j * np.pi * np.arange(256) / 256)
-    return float(np.degrees(np.angle(centre)) % 360), float(lightness.mean() / 255), float(saturation.mean() / 255)
+    cosine, sine, lightness, saturation = features[_COLOUR].tolist()
+    return math.degrees(math.atan2(sine, cosine)) % 360, lightness, saturation
 
 
 def in_shard(keys: Iterable[str], shard: int, shards: int) -> list[bool]:

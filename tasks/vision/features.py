@@ -53,7 +53,7 @@ def describe(rgb: Bytes) -> Singles:
 
     Pictures with a side above FEATURE_SIZE are scaled down first; smaller ones are taken as they are.
     """
-    rgb = np.ascontiguousarray(shrink(rgb, FEATURE_SIZE))
+    rgb = fit(rgb)
     channels = cv2.split(rgb)
     hue, lightness, saturation = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2HLS_FULL))
     _, red, blue = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb))
@@ -549,6 +549,64 @@ _LINES = (
     *("dark_lines", "light_lines", "dark_line_asymmetry", "strong_dark_lines", "strong_light_lines"),
     *("residual_mean", "residual_none", "residual_faint", "residual_strong", "toned_residual_none"),
 )
+
+
+def fit(rgb: Bytes) -> Bytes:
+    """The picture scaled down to FEATURE_SIZE, pixel for pixel as `images.shrink` does it, three times as fast."""
+    height, width = rgb.shape[:2]
+    scale = FEATURE_SIZE / max(height, width)
+    if scale >= 1:
+        return np.ascontiguousarray(rgb)
+    high, wide = max(1, round(height * scale)), max(1, round(width * scale))
+    if height % high == width % wide == 0:
+        return shrink(rgb, FEATURE_SIZE)  # OpenCV is fast where each pixel is made of whole ones
+    return _averaged(np.ascontiguousarray(rgb), high, wide)
+
+
+@_compiled
+def _averaged(rgb: Bytes, high: int, wide: int) -> Bytes:
+    height, width = rgb.shape[:2]
+    rows, row_shares = _covered(height, high)
+    columns, column_shares = _covered(width, wide)
+    lines, sums = rgb.reshape(height, 3 * width), np.empty(3 * width, np.float32)
+    small = np.empty((high, wide, 3), np.uint8)
+    for y in range(high):
+        sums[:] = 0
+        for row in range(row_shares.shape[1]):
+            share = row_shares[y, row]
+            if share > 0:
+                line = lines[rows[y] + row]
+                for i in range(3 * width):
+                    sums[i] += share * np.float32(line[i])
+        pixels = small[y]
+        for x in range(wide):
+            red = green = blue = np.float32(0.5)
+            at = 3 * columns[x]
+            for column in range(column_shares.shape[1]):
+                share = column_shares[x, column]
+                red += share * sums[at]
+                green += share * sums[at + 1]
+                blue += share * sums[at + 2]
+                at += 3
+            pixels[x, 0], pixels[x, 1], pixels[x, 2] = np.uint8(red), np.uint8(green), np.uint8(blue)
+    return small
+
+
+@_compiled
+def _covered(size: int, parts: int) -> tuple[npt.NDArray[np.int64], Singles]:
+    """The first of the `size` pixels that each part covers, and the share of the part that it and the next ones are."""
+    scale = size / parts
+    first, shares = np.empty(parts, np.int64), np.zeros((parts, int(np.ceil(scale)) + 1), np.float32)
+    most = min(shares.shape[1], size)
+    for part in range(parts):
+        start = part * scale
+        end = min(start + scale, size)
+        first[part] = min(int(start), size - most)
+        for i in range(most):
+            covered = min(end, first[part] + i + 1) - max(start, first[part] + i)
+            if covered > 1e-3:  # as in OpenCV
+                shares[part, i] = covered / scale
+    return first, shares[:, :most]
 
 
 def _padded(plane: Bytes) -> Bytes:
