@@ -18,6 +18,7 @@ import math
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
@@ -43,6 +44,7 @@ INPUTS = ("snapshot",)
 Params = params.ScanParams
 
 LOG_SECONDS = 10
+BATCH = 1_000  # images whose rows are written at a time
 _COLOUR = [FEATURE_NAMES.index(n) for n in ("hue_mean_cosine", "hue_mean_sine", "lightness_mean", "saturation_mean")]
 GONE, CHANGED = LOST = ("gone since the snapshot", "changed since the snapshot")
 
@@ -56,7 +58,6 @@ class Listed:
     etag: str
     version: str | None
     modified: datetime
-    identity: str  # by which its row is remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,34 +103,38 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
     dataset = open_store(snapshot.json("snapshot.json")["dataset"])
     images = snapshot.table("images.parquet")
     images = images[in_shard(images["key"], params.shard, params.shards)].reset_index(drop=True)
-    listed = list(_listed(images, dataset.uri, params.max_megapixels))
+    identities = _identities(images, dataset.uri, params.max_megapixels)
     memory = Memory(out, params)
-    rows = memory.recall({each.identity for each in listed})
+    rows = memory.recall(set(identities))
     remembered = len(rows)
 
-    new = [each for each in listed if each.identity not in rows]
-    found = {each.identity: row for each, row in zip(new, _look_at_all(dataset, new, params, out), strict=True)}
-    rows |= found
-    lost = [each.key for each in new if found[each.identity].error in LOST]
-    if len(lost) > max(10, len(listed) / 10):
+    new = [index for index, identity in enumerate(identities) if identity not in rows]
+    looked = _look_at_all(dataset, images, new, params, out)
+    lost: list[str] = []
+    unreadable = 0
+    with Tables(out) as tables, ThreadPoolExecutor(1) as pool:
+        writing: Future[None] | None = None
+        for start in range(0, len(images) or 1, BATCH):  # once at least: there are tables of no image, too
+            batch = images.iloc[start : start + BATCH]
+            names = identities[start : start + BATCH]
+            found = {identity: next(looked) for identity in names if identity not in rows}
+            seen = [found.get(identity) or rows.pop(identity) for identity in names]
+            lost += [key for key, row in zip(batch["key"], seen, strict=True) if row.error in LOST]
+            unreadable += sum(row.status != "ok" for row in seen)
+            if writing:
+                writing.result()
+            # Beside the looking, which goes on meanwhile; never more than one batch waits.
+            writing = pool.submit(_write, tables, memory, batch, seen, found)
+        if writing:
+            writing.result()
+    if len(lost) > max(10, len(images) / 10):
         raise StoreError(
-            f"{len(lost):,} of {len(listed):,} images are gone or were changed since the snapshot, such as "
+            f"{len(lost):,} of {len(images):,} images are gone or were changed since the snapshot, such as "
             f"{lost[0]!r}. If {dataset.uri} is whole and at rest, run again with a new snapshot."
         )
-    memory.keep({identity: row for identity, row in found.items() if row.error not in LOST})
-
-    seen = [rows[each.identity] for each in listed]
-    out.table("scan.parquet", _scan_table(images, seen))
-    readable = [index for index, row in enumerate(seen) if row.status == "ok"]
-    keys = images["key"].iloc[readable].reset_index(drop=True)
-    out.table("features.parquet", _feature_table(keys, [seen[index].features for index in readable]))
-    jpegs = pa.array([seen[index].jpeg for index in readable], pa.binary())  # typed, should there be none
-    thumbnails = pa.table({"key": pa.array(keys, pa.string()), "jpeg": jpegs})
-    # In groups, so that whoever wants a few thumbnails doesn't read them all.
-    pq.write_table(thumbnails, out.path("thumbnails.parquet"), compression="zstd", row_group_size=1_000)
     out.metrics |= {
-        "images": len(seen),
-        "unreadable": len(seen) - len(readable),
+        "images": len(images),
+        "unreadable": unreadable,
         "decoded": len(new),
         "remembered": remembered,
     }
@@ -185,30 +190,38 @@ def max_bytes(params: Params) -> int:
     return int(params.max_megapixels * 8e6) + (16 << 20)
 
 
-def _listed(images: pd.DataFrame, dataset: str, max_megapixels: float) -> Iterator[Listed]:
-    columns = [images[name] for name in ("key", "bytes", "etag", "version", "modified")]
-    for key, size, etag, version, modified in zip(*columns, strict=True):
-        version = version if isinstance(version, str) else None
+def _identities(images: pd.DataFrame, dataset: str, max_megapixels: float) -> list[str]:
+    """By what the row of each image is remembered."""
+    columns = [images[name] for name in ("key", "bytes", "etag", "version")]
+    return [
         # The limit decides about an image as its content does.
-        known_by = canonical([dataset, key, version or etag, size, max_megapixels])
-        identity = hashlib.sha256(known_by).hexdigest()[:32]
-        yield Listed(key, size, etag, version, modified.to_pydatetime(), identity)
+        hashlib.sha256(canonical([dataset, key, _given(version) or etag, size, max_megapixels])).hexdigest()[:32]
+        for key, size, etag, version in zip(*columns, strict=True)
+    ]
 
 
-def _look_at_all(store: Store, listed: Collection[Listed], params: Params, out: Output) -> Iterator[Row]:
-    """Rows of the objects, in their order, by threads: reading, hashing and decoding release the GIL."""
+def _given(version: Any) -> str | None:
+    return version if isinstance(version, str) else None
+
+
+def _look_at_all(store: Store, images: pd.DataFrame, rows: list[int], params: Params, out: Output) -> Iterator[Row]:
+    """What is seen in these rows' objects, in their order, by threads: reading, hashing and looking release the GIL."""
     cv2.setNumThreads(1)  # each thread works on an image of its own
     # Over a network most of the time is waiting.
     threads = settings().threads if store.local_path("") else store.threads
+    columns = [images[name].iloc[rows] for name in ("key", "bytes", "etag", "version", "modified")]
+    listed = (
+        Listed(key, size, etag, _given(version), modified.to_pydatetime())
+        for key, size, etag, version, modified in zip(*columns, strict=True)
+    )
     started = logged = time.monotonic()
-    rows = in_threads(lambda each: _look_at(store, each, params), listed, threads)
-    for done, row in enumerate(rows, start=1):
+    for done, row in enumerate(in_threads(lambda each: _look_at(store, each, params), listed, threads), start=1):
         yield row
         now = time.monotonic()
         if now - logged >= LOG_SECONDS:
             logged, rate = now, done / (now - started)
-            left = (len(listed) - done) / rate
-            out.log(f"scan: {done:,} of {len(listed):,} images, {rate:,.0f} images/s, {left:,.0f} s left")
+            left = (len(rows) - done) / rate
+            out.log(f"scan: {done:,} of {len(rows):,} images, {rate:,.0f} images/s, {left:,.0f} s left")
 
 
 def _look_at(store: Store, each: Listed, params: Params) -> Row:
@@ -235,14 +248,46 @@ def _read(store: Store, each: Listed) -> tuple[bytes, bool]:
     return data, abs(datetime.fromtimestamp(path.stat().st_mtime, UTC) - each.modified).total_seconds() < 1e-3
 
 
-def _scan_table(images: pd.DataFrame, rows: list[Row]) -> pd.DataFrame:
-    columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
-    return pd.concat([images, pd.DataFrame(columns, index=images.index).astype(COLUMNS)], axis=1)
+class Tables:
+    """The three tables, written a batch at a time, so that no more than that lies in memory."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._writers: dict[str, pq.ParquetWriter] = {}
+
+    def __enter__(self) -> "Tables":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def write(self, images: pd.DataFrame, rows: list[Row]) -> None:
+        """Append what was seen in these images of the snapshot."""
+        columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
+        frame = pd.concat([images, pd.DataFrame(columns, index=images.index).astype(COLUMNS)], axis=1)
+        self._append("scan.parquet", pa.Table.from_pandas(frame, preserve_index=False))
+        readable = [(key, row) for key, row in zip(images["key"], rows, strict=True) if row.status == "ok"]
+        keys = pa.array([key for key, _ in readable], pa.string())
+        values = np.frombuffer(b"".join(row.features for _, row in readable), np.float32)
+        by_name = values.reshape(len(readable), len(FEATURE_NAMES)).T.copy()
+        features = {"key": keys} | {name: pa.array(column) for name, column in zip(FEATURE_NAMES, by_name, strict=True)}
+        self._append("features.parquet", pa.table(features))
+        jpegs = pa.array([row.jpeg for _, row in readable], pa.binary())  # typed, should there be none
+        self._append("thumbnails.parquet", pa.table({"key": keys, "jpeg": jpegs}))
+
+    def _append(self, name: str, table: pa.Table) -> None:
+        if name not in self._writers:
+            # Hardly a number or a picture is there twice, so a dictionary of them is looked for in vain.
+            self._writers[name] = pq.ParquetWriter(
+                self._out.path(name), table.schema, compression="zstd", use_dictionary=name == "scan.parquet"
+            )
+        self._writers[name].write_table(table)
 
 
-def _feature_table(keys: pd.Series, features: list[bytes]) -> pd.DataFrame:
-    values = np.frombuffer(b"".join(features), np.float32).reshape(len(features), len(FEATURE_NAMES))
-    return pd.concat([keys, pd.DataFrame(values, columns=list(FEATURE_NAMES), index=keys.index)], axis=1)
+def _write(tables: Tables, memory: "Memory", images: pd.DataFrame, rows: list[Row], new: dict[str, Row]) -> None:
+    tables.write(images, rows)
+    memory.keep({identity: row for identity, row in new.items() if row.error not in LOST})
 
 
 class Memory:

@@ -155,7 +155,7 @@ def _decode(data: bytes, kind: str, max_pixels: int, min_side: int | None, reduc
         notes = [f"first frame of {frames}"] if frames > 1 else []
         notes += ["alpha on white"] if has_alpha else []
         notes += ["16 bits scaled to 8"] if ";16" in f"{mode} {[tile.args for tile in file.tile]}" else []
-        plain = kind == "png" and not has_alpha and chunks.isdisjoint(_NOT_PLAIN) and data[24] <= 8  # bits
+        plain = b"IDAT" in chunks and not has_alpha and chunks.isdisjoint(_NOT_PLAIN) and data[24] <= 8  # bits
         with _one_large_picture if width * height > LARGE else nullcontext():
             complaint, found = "", _png(data) if plain else None
             orientation = 1 if plain else _orientation(file)  # of a PNG this decodes, too
