@@ -45,6 +45,7 @@ _NAMES = {"jpeg": "JPEG", "png": "PNG", "gif": "GIF", "webp": "WebP", "bmp": "BM
 _ORIENTATION = 0x0112  # the tag's number in EXIF and TIFF
 # Chunks of a PNG with more to it than opaque pixels: EXIF, or texts that may hold it, animation and transparency.
 _NOT_PLAIN = {b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"acTL", b"tRNS"}
+_DEFLATED = 1032  # so many bytes zlib makes of one at most; where there are fewer, libpng prints to stderr
 # What libjpeg complains of although every pixel was decoded.
 _HARMLESS = re.compile("extraneous bytes before marker|Invalid SOS parameters|Unknown Adobe color transform")
 
@@ -144,7 +145,7 @@ def _decode(data: bytes, kind: str, max_pixels: int, min_side: int | None, reduc
     if kind == "webp" and data[12:16] == b"VP8X":  # Pillow makes room for the canvas as soon as it opens one
         width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
         _check_pixels(width, height, max_pixels)
-    chunks = _check_chunks(data) if kind == "png" else set()
+    chunks = _check_chunks(data) if kind == "png" else {}
     with PIL.Image.open(io.BytesIO(data), formats=[kind]) as file:
         width, height = file.size
         _check_pixels(width, height, max_pixels)
@@ -155,7 +156,7 @@ def _decode(data: bytes, kind: str, max_pixels: int, min_side: int | None, reduc
         notes = [f"first frame of {frames}"] if frames > 1 else []
         notes += ["alpha on white"] if has_alpha else []
         notes += ["16 bits scaled to 8"] if ";16" in f"{mode} {[tile.args for tile in file.tile]}" else []
-        plain = b"IDAT" in chunks and not has_alpha and chunks.isdisjoint(_NOT_PLAIN) and data[24] <= 8  # bits
+        plain = kind == "png" and not has_alpha and _is_plain(data, chunks, width * height)
         with _one_large_picture if width * height > LARGE else nullcontext():
             complaint, found = "", _png(data) if plain else None
             orientation = 1 if plain else _orientation(file)  # of a PNG this decodes, too
@@ -177,9 +178,10 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         raise DataError(f"{pixels:.4g} megapixels, more than the allowed {allowed:g}")
 
 
-def _check_chunks(data: bytes) -> set[bytes]:
-    """Check every chunk of a PNG, and tell their names: Pillow takes a file that ends after its last pixel."""
-    at, names = 8, set()
+def _check_chunks(data: bytes) -> dict[bytes, int]:
+    """Check every chunk of a PNG, and sum up their sizes: Pillow takes a file that ends after its last pixel."""
+    at = 8
+    sizes: dict[bytes, int] = {}
     while True:
         size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         end = at + 12 + size
@@ -187,10 +189,17 @@ def _check_chunks(data: bytes) -> set[bytes]:
             raise DataError("truncated PNG")
         if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             raise DataError(f"damaged PNG (wrong checksum in {name.decode('ascii', 'backslashreplace')})")
-        names.add(name)
+        sizes[name] = sizes.get(name, 0) + size
         if name == b"IEND":
-            return names
+            return sizes
         at = end
+
+
+def _is_plain(data: bytes, chunks: dict[bytes, int], pixels: int) -> bool:
+    """Whether there is no more to a PNG than opaque pixels of at most 8 bits, as far as its header and chunks say."""
+    bits, kind = data[24], data[25]
+    enough = chunks.get(b"IDAT", 0) * _DEFLATED >= pixels * bits // 8 * (3 if kind == 2 else 1)
+    return enough and bits <= 8 and chunks.keys().isdisjoint(_NOT_PLAIN)
 
 
 def _png(data: bytes) -> Pixels | None:
