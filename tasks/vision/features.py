@@ -36,7 +36,7 @@ FEATURE_SIZE = 128
 
 _TINY = 1e-9
 _LEVELS = 256
-_BYTE, _ONE = np.uint64(255), np.uint32(1)
+_BYTE, _BIT, _TWO, _ONE = np.uint64(255), np.uint64(1), np.uint64(2), np.uint32(1)
 _SQUARE = np.ones((3, 3), np.uint8)
 _BROAD = np.ones((5, 5), np.uint8)
 
@@ -82,7 +82,7 @@ def describe(rgb: Bytes) -> Singles:
     for radius in (1, 2, 4):
         at = _patterns(grey if radius == 1 else cv2.blur(grey, (radius, radius)), radius, out, at)
     at = _edges_together(edges, out, at)
-    _detail_together(rgb, cv2.blur(rgb, (3, 3)), out, at)
+    _detail_together(*channels, *(cv2.blur(channel, (3, 3)) for channel in channels), out, at)
     return out.astype(np.float32)
 
 
@@ -115,12 +115,23 @@ def _tally_toned(plane: Bytes, toned: Bytes) -> tuple[Counts, Counts]:
     """How many pixels have each of the 256 values: of all, and of those whose tone is not clipped."""
     values, masks = plane.ravel(), toned.ravel()
     tables = np.zeros((4, _LEVELS), np.uint32)
-    for i in range(values.size):
-        tables[np.uint8((masks[i] & 1) | (i & 1) << 1), values[i]] += _ONE
+    whole = values.size // 8
+    for eight, mask in zip(values[: 8 * whole].view(np.uint64), masks[: 8 * whole].view(np.uint64)):  # noqa: B905
+        tables[mask & _BIT, eight & _BYTE] += _ONE
+        tables[_TWO | mask >> np.uint64(8) & _BIT, eight >> np.uint64(8) & _BYTE] += _ONE
+        tables[mask >> np.uint64(16) & _BIT, eight >> np.uint64(16) & _BYTE] += _ONE
+        tables[_TWO | mask >> np.uint64(24) & _BIT, eight >> np.uint64(24) & _BYTE] += _ONE
+        tables[mask >> np.uint64(32) & _BIT, eight >> np.uint64(32) & _BYTE] += _ONE
+        tables[_TWO | mask >> np.uint64(40) & _BIT, eight >> np.uint64(40) & _BYTE] += _ONE
+        tables[mask >> np.uint64(48) & _BIT, eight >> np.uint64(48) & _BYTE] += _ONE
+        tables[_TWO | mask >> np.uint64(56) & _BIT, eight >> np.uint64(56)] += _ONE
+    for i in range(8 * whole, values.size):
+        tables[np.uint8(masks[i] & 1), values[i]] += _ONE
+    clipped, inside, more_clipped, more_inside = tables
     for level in range(_LEVELS):
-        tables[1, level] += tables[3, level]
-        tables[0, level] += tables[2, level] + tables[1, level]
-    return tables[0], tables[1]
+        inside[level] += more_inside[level]
+        clipped[level] += more_clipped[level] + inside[level]
+    return clipped, inside
 
 
 @_compiled
@@ -230,37 +241,42 @@ _TONES = (
 )
 
 
+_WHOLE = 255 * 255
+_COSINES, _SINES = np.cos(2 * np.pi * np.arange(_LEVELS) / _LEVELS), np.sin(2 * np.pi * np.arange(_LEVELS) / _LEVELS)
+
+
 @_compiled
 def _hues(hue: Bytes, lightness: Bytes, saturation: Bytes, out: Floats, at: int) -> int:
     """Hue weighted by chroma, since the hue of a grey pixel says nothing."""
     hues, lights, saturations = hue.ravel(), lightness.ravel(), saturation.ravel()
-    strengths, colourfulness = np.empty(_LEVELS), np.empty(_LEVELS)
-    for level in range(_LEVELS):
-        strengths[level] = level / 255
-        colourfulness[level] = 1 - abs(level / 127.5 - 1)
-    chroma = np.empty(hues.size)
-    weights = np.zeros(_LEVELS)
-    total = square = 0.0
-    grey = 0
-    for i in range(hues.size):
-        chroma[i] = strengths[saturations[i]] * colourfulness[lights[i]]
-        weights[hues[i]] += chroma[i]
+    size = hues.size
+    # Chroma in whole numbers, of 255 * 255: sums of them are exact.
+    chroma = np.empty(size, np.uint16)
+    for i in range(size):
+        far = max(lights[i], np.uint8(255 - lights[i])) - min(lights[i], np.uint8(255 - lights[i]))
+        chroma[i] = np.uint16(saturations[i]) * np.uint16(255 - far)
+    weights = np.zeros((4, _LEVELS), np.int64)
+    total = square = grey = 0
+    for i in range(size):
         total += chroma[i]
-        grey += chroma[i] < 0.04
-    mean = total / hues.size
-    for value in chroma:
-        square += (value - mean) ** 2
+        square += np.int64(chroma[i]) * chroma[i]
+        grey += chroma[i] < 0.04 * _WHOLE
+    for i in range(size):
+        weights[i & 3, hues[i]] += chroma[i]
+    mean = total / size / _WHOLE
+    spread = np.sqrt(max(square / size - (total / size) ** 2, 0.0)) / _WHOLE
     shares = np.empty(_LEVELS)
     cosine = sine = entropy = 0.0
     for level in range(_LEVELS):
-        shares[level] = weights[level] / max(total, _TINY)
-        if shares[level] > 0:
-            cosine += shares[level] * np.cos(2 * np.pi * level / _LEVELS)
-            sine += shares[level] * np.sin(2 * np.pi * level / _LEVELS)
+        weight = weights[0, level] + weights[1, level] + weights[2, level] + weights[3, level]
+        shares[level] = weight / max(total, 1)
+        if weight > 0:
+            cosine += shares[level] * _COSINES[level]
+            sine += shares[level] * _SINES[level]
             entropy -= shares[level] * np.log2(shares[level])
     out[at] = mean
-    out[at + 1] = np.sqrt(square / hues.size)
-    out[at + 2] = grey / hues.size
+    out[at + 1] = spread
+    out[at + 2] = grey / size
     out[at + 3] = cosine
     out[at + 4] = sine
     out[at + 5] = np.hypot(cosine, sine)
@@ -314,16 +330,16 @@ def _palette(red: Bytes, green: Bytes, blue: Bytes, n_log_n: Floats, out: Floats
         colours[i] = (reds[i] >> 3) << 10 | (greens[i] >> 3) << 5 | (blues[i] >> 3)
     counts = np.zeros(1 << 15, np.uint16)
     for bits in (5, 4, 3):
-        for i in range(number):
-            counts[colours[i]] += pixels[i]
         different = 0
         for i in range(number):
             colour = colours[i]
-            count = counts[colour]
-            counts[colour] = 0
-            colours[different], pixels[different] = colour, count
-            different += count > 0
+            colours[different] = colour
+            different += counts[colour] == 0
+            counts[colour] += pixels[i]
         number = different
+        for i in range(number):
+            pixels[i] = counts[colours[i]]
+            counts[colours[i]] = 0
         _prevalence(pixels[:number], size, n_log_n, out, at + 6 * (bits - 3))
         lower = bits - 1
         channel = (1 << lower) - 1
@@ -758,27 +774,24 @@ def _edges_together(edges: Singles, out: Floats, at: int) -> int:
 
 
 @_compiled
-def _detail_together(rgb: Bytes, smooth: Bytes, out: Floats, at: int) -> int:
+def _detail_together(
+    red: Bytes, green: Bytes, blue: Bytes, red_blur: Bytes, green_blur: Bytes, blue_blur: Bytes, out: Floats, at: int
+) -> None:
     """How the channels' finest detail goes together: Pearson's correlations of pairs."""
-    pixels, blurred = rgb.reshape(-1, 3), smooth.reshape(-1, 3)
-    size = len(pixels)
-    details = np.empty((3, size), np.int32)
-    for i in range(size):
-        for channel in range(3):
-            details[channel, i] = np.int32(pixels[i, channel]) - np.int32(blurred[i, channel])
-    for a in range(3):
-        for b in range(a):
-            x = y = xx = yy = xy = np.int64(0)
-            for i in range(size):
-                left, right = details[a, i], details[b, i]
-                x += left
-                y += right
-                xx += left * left
-                yy += right * right
-                xy += left * right
-            out[at] = _correlation(size * xy - x * y, size * xx - x * x, size * yy - y * y)
-            at += 1
-    return at
+    a, b, c = red.ravel(), green.ravel(), blue.ravel()
+    d, e, f = red_blur.ravel(), green_blur.ravel(), blue_blur.ravel()
+    # Of FEATURE_SIZE**2 pixels at most, so that the sums fit.
+    x = y = z = xx = yy = zz = xy = xz = yz = np.int32(0)
+    for i in range(a.size):
+        p, q, r = np.int32(a[i]) - np.int32(d[i]), np.int32(b[i]) - np.int32(e[i]), np.int32(c[i]) - np.int32(f[i])
+        x, y, z = np.int32(x + p), np.int32(y + q), np.int32(z + r)
+        xx, yy, zz = np.int32(xx + p * p), np.int32(yy + q * q), np.int32(zz + r * r)
+        xy, xz, yz = np.int32(xy + p * q), np.int32(xz + p * r), np.int32(yz + q * r)
+    size, x, y, z = np.int64(a.size), np.int64(x), np.int64(y), np.int64(z)
+    left, middle, right = size * xx - x * x, size * yy - y * y, size * zz - z * z
+    out[at] = _correlation(size * xy - x * y, left, middle)
+    out[at + 1] = _correlation(size * xz - x * z, left, right)
+    out[at + 2] = _correlation(size * yz - y * z, middle, right)
 
 
 @_compiled

@@ -121,7 +121,8 @@ def perceptual_hash(rgb: Pixels) -> str:
     """
     grey = cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     low = cv2.dct(grey.astype(np.float32))[1:9, 1:9].round(2)  # rounded: no bits out of arithmetic noise
-    bits: Pixels = np.packbits(low > np.median(low))
+    middle = np.sort(low, axis=None)[31:33].mean()  # the median; numpy's own takes longer than all the rest
+    bits: Pixels = np.packbits(low > middle)
     return bits.tobytes().hex()
 
 
