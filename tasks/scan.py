@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import cv2
@@ -45,6 +46,7 @@ Params = params.ScanParams
 
 LOG_SECONDS = 10
 BATCH = 1_000  # images whose rows are written at a time
+GROUP = 16  # images that a thread takes on at a time
 _COLOUR = [FEATURE_NAMES.index(n) for n in ("hue_mean_cosine", "hue_mean_sine", "lightness_mean", "saturation_mean")]
 GONE, CHANGED = LOST = ("gone since the snapshot", "changed since the snapshot")
 
@@ -214,9 +216,13 @@ def _look_at_all(store: Store, images: pd.DataFrame, rows: list[int], params: Pa
         Listed(key, size, etag, _given(version), modified.to_pydatetime())
         for key, size, etag, version, modified in zip(*columns, strict=True)
     )
+    # Several at a time, since handing one over takes as long as to hash it.
+    groups = iter(lambda: list(islice(listed, GROUP)), [])
     started = logged = time.monotonic()
-    for done, row in enumerate(in_threads(lambda each: _look_at(store, each, params), listed, threads), start=1):
-        yield row
+    done = 0
+    for seen in in_threads(lambda group: [_look_at(store, each, params) for each in group], groups, threads):
+        yield from seen
+        done += len(seen)
         now = time.monotonic()
         if now - logged >= LOG_SECONDS:
             logged, rate = now, done / (now - started)
@@ -280,7 +286,11 @@ class Tables:
         if name not in self._writers:
             # Hardly a number or a picture is there twice, so a dictionary of them is looked for in vain.
             self._writers[name] = pq.ParquetWriter(
-                self._out.path(name), table.schema, compression="zstd", use_dictionary=name == "scan.parquet"
+                self._out.path(name),
+                table.schema,
+                compression="zstd",
+                use_dictionary=name == "scan.parquet",
+                write_statistics=name == "scan.parquet",
             )
         self._writers[name].write_table(table)
 

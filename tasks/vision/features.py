@@ -725,9 +725,13 @@ def _patterns(plane: Bytes, radius: int, out: Floats, at: int) -> int:
     codes = np.zeros((height, width), np.uint8)
     # All of the plane in one go, though what is made of the margin means nothing: short rows can't be vectorised.
     inner, none = codes.ravel()[start : start + size], np.uint8(0)
+    brightest = np.empty(size, np.uint8)
     for tolerance in (0, 3, 10):
+        more = np.uint8(tolerance)
         for i in range(size):
-            centre = np.uint8(min(np.int16(centres[i]) + np.int16(tolerance), np.int16(255)))
+            brightest[i] = np.uint8(min(centres[i], np.uint8(255 - more)) + more)
+        for i in range(size):
+            centre = brightest[i]
             inner[i] = (
                 (np.uint8(1) if upper_left[i] > centre else none)
                 | (np.uint8(2) if upper[i] > centre else none)
