@@ -576,36 +576,24 @@ def fit(rgb: Bytes) -> Bytes:
     high, wide = max(1, round(height * scale)), max(1, round(width * scale))
     if height % high == width % wide == 0:
         return shrink(rgb, FEATURE_SIZE)  # OpenCV is fast where each pixel is made of whole ones
-    return _averaged(np.ascontiguousarray(rgb), high, wide)
+    rows = _averaged(np.ascontiguousarray(rgb).reshape(height, 3 * width), high).reshape(high, width, 3)
+    columns = _averaged(cv2.transpose(rows).reshape(width, 3 * high), wide).reshape(wide, high, 3)
+    return np.asarray(cv2.transpose(cv2.convertScaleAbs(columns)))
 
 
 @_compiled
-def _averaged(rgb: Bytes, high: int, wide: int) -> Bytes:
-    height, width = rgb.shape[:2]
-    rows, row_shares = _covered(height, high)
-    columns, column_shares = _covered(width, wide)
-    lines, sums = rgb.reshape(height, 3 * width), np.empty(3 * width, np.float32)
-    small = np.empty((high, wide, 3), np.uint8)
-    for y in range(high):
-        sums[:] = 0
-        for row in range(row_shares.shape[1]):
-            share = row_shares[y, row]
+def _averaged(lines: npt.NDArray[Any], parts: int) -> Singles:
+    """So many lines, each the mean of those that it covers: float32 [parts, n]."""
+    first, shares = _covered(len(lines), parts)
+    averaged = np.zeros((parts, lines.shape[1]), np.float32)
+    for part in range(parts):
+        sums = averaged[part]
+        for i in range(shares.shape[1]):
+            share, line = shares[part, i], lines[first[part] + i]
             if share > 0:
-                line = lines[rows[y] + row]
-                for i in range(3 * width):
-                    sums[i] += share * np.float32(line[i])
-        pixels = small[y]
-        for x in range(wide):
-            red = green = blue = np.float32(0.5)
-            at = 3 * columns[x]
-            for column in range(column_shares.shape[1]):
-                share = column_shares[x, column]
-                red += share * sums[at]
-                green += share * sums[at + 1]
-                blue += share * sums[at + 2]
-                at += 3
-            pixels[x, 0], pixels[x, 1], pixels[x, 2] = np.uint8(red), np.uint8(green), np.uint8(blue)
-    return small
+                for at in range(len(line)):
+                    sums[at] += share * np.float32(line[at])
+    return averaged
 
 
 @_compiled
