@@ -50,7 +50,7 @@ from tasks.core.store import open_store
 from tasks.resample import SHARD_BYTES, write_pack
 
 HEIGHT, WIDTH = 577, 866
-JPEGS, PNGS, ROUNDS = 600, 200, 3
+JPEGS, PNGS, ROUNDS = 1_600, 400, 3
 Ways = dict[str, Callable[[], float]]
 Figure = tuple[float | None, str]
 
@@ -169,7 +169,7 @@ class Folder:
     def paths(self, extension: str, images: int) -> list[Path]:
         """The images' files."""
         if extension not in self._paths:
-            self._paths[extension] = draw(self._root / extension, extension, images, images)
+            self._paths[extension] = draw(self._root / extension, extension, images // 4, images)
             size = sum(path.stat().st_size for path in self._paths[extension]) / images
             print(f"{images} {extension}s of {WIDTH} x {HEIGHT} pixels, {size / 1000:.0f} KB each", flush=True)
         return self._paths[extension]

@@ -15,12 +15,18 @@ Writes, sorted by key:
 import hashlib
 import io
 import math
+import multiprocessing
+import os
 import re
+import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -35,6 +41,7 @@ import pyarrow.parquet as pq
 from tasks.core import params
 from tasks.core.artifacts import Inputs, Output, canonical
 from tasks.core.errors import DataError, NotFound, StoreError
+from tasks.core.objects import ahead
 from tasks.core.settings import settings
 from tasks.core.step import code_digest
 from tasks.core.store import Store, in_threads, open_store
@@ -46,7 +53,8 @@ Params = params.ScanParams
 
 LOG_SECONDS = 10
 BATCH = 1_000  # images whose rows are written at a time
-GROUP = 16  # images that a thread takes on at a time
+GROUP = 16  # images that a worker takes on at a time
+WORTH_A_PROCESS = 1_000  # images for each worker: a process takes seconds to start
 _COLOUR = [FEATURE_NAMES.index(n) for n in ("hue_mean_cosine", "hue_mean_sine", "lightness_mean", "saturation_mean")]
 GONE, CHANGED = LOST = ("gone since the snapshot", "changed since the snapshot")
 
@@ -207,27 +215,77 @@ def _given(version: Any) -> str | None:
 
 
 def _look_at_all(store: Store, images: pd.DataFrame, rows: list[int], params: Params, out: Output) -> Iterator[Row]:
-    """What is seen in these rows' objects, in their order, by threads: reading, hashing and looking release the GIL."""
-    cv2.setNumThreads(1)  # each thread works on an image of its own
-    # Over a network most of the time is waiting.
-    threads = settings().threads if store.local_path("") else store.threads
+    """What is seen in these rows' objects, in their order."""
     columns = [images[name].iloc[rows] for name in ("key", "bytes", "etag", "version", "modified")]
     listed = (
         Listed(key, size, etag, _given(version), modified.to_pydatetime())
         for key, size, etag, version, modified in zip(*columns, strict=True)
     )
-    # Several at a time, since handing one over takes as long as to hash it.
     groups = iter(lambda: list(islice(listed, GROUP)), [])
     started = logged = time.monotonic()
     done = 0
-    for seen in in_threads(lambda group: [_look_at(store, each, params) for each in group], groups, threads):
-        yield from seen
-        done += len(seen)
-        now = time.monotonic()
-        if now - logged >= LOG_SECONDS:
-            logged, rate = now, done / (now - started)
-            left = (len(rows) - done) / rate
-            out.log(f"scan: {done:,} of {len(rows):,} images, {rate:,.0f} images/s, {left:,.0f} s left")
+    with _workers(len(rows)) as pool:
+        # Over a network most of the time is waiting.
+        threads = 1 if store.local_path("") else max(1, store.threads // settings().threads)
+        look_at = partial(_look_at_group, store.uri, threads, params)
+        for seen in ahead(pool, look_at, groups, 4 * settings().threads):
+            yield from seen
+            done += len(seen)
+            now = time.monotonic()
+            if now - logged >= LOG_SECONDS:
+                logged, rate = now, done / (now - started)
+                left = (len(rows) - done) / rate
+                out.log(f"scan: {done:,} of {len(rows):,} images, {rate:,.0f} images/s, {left:,.0f} s left")
+
+
+@contextmanager
+def _workers(images: int) -> Iterator[Executor]:
+    """As many workers as there are cores.
+
+    Processes where they are worth their start, since a look takes a hundred steps that release the GIL and take it
+    again; threads otherwise, and where a process may have no children.
+    """
+    count = settings().threads
+    describe(np.zeros((8, 8, 3), np.uint8))  # compiled once, before all want it
+    if count == 1 or images < count * WORTH_A_PROCESS or multiprocessing.current_process().daemon:
+        with ThreadPoolExecutor(count) as threads:
+            yield threads
+        return
+    try:
+        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _end_with_the_parent) as processes:
+            yield processes
+    except BrokenProcessPool as error:
+        raise StoreError(
+            "A process of the scan was ended from outside, likely since the machine has too little memory. What was "
+            "seen is remembered: run again. Lower GESSO_WORKERS where it happens again."
+        ) from error
+
+
+def _end_with_the_parent() -> None:
+    """A worker whose parent is killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _look_at_group(uri: str, threads: int, params: Params, group: list[Listed]) -> list[Row]:
+    cv2.setNumThreads(1)  # all cores are busy with an image each
+    store = _opened(uri)
+    return list(
+        in_threads(lambda each: _look_at(store, each, params), group, threads)
+        if threads > 1
+        else (_look_at(store, each, params) for each in group)
+    )
+
+
+@cache
+def _opened(uri: str) -> Store:
+    return open_store(uri)
 
 
 def _look_at(store: Store, each: Listed, params: Params) -> Row:

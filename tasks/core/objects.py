@@ -5,7 +5,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -39,17 +39,26 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: i
 
     The first error ends it: what has not begun is left undone.
     """
-    waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads)
+    try:
+        yield from ahead(pool, work, items, 4 * threads)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def ahead(pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
+    """`map` by a pool, in order, at most so many items ahead of the reader."""
+    waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
-            if len(waiting) >= 4 * threads:
+            if len(waiting) >= most:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in waiting:
+            future.cancel()
 
 
 class Bulk(ABC):

@@ -44,7 +44,12 @@ _BROAD = np.ones((5, 5), np.uint8)
 def _compiled(function: Function) -> Function:
     """To machine code at its first call, and kept beside this file: nobody waits for it twice."""
     # Sums may be made of several at a time, in an order that depends on nothing but the machine.
-    compiled: Function = numba.njit(function, nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "nsz"}}
+    compiled: Function
+    try:
+        compiled = numba.njit(function, cache=True, **options)
+    except RuntimeError:  # no folder that can be written to
+        compiled = numba.njit(function, **options)
     return compiled
 
 
