@@ -246,13 +246,15 @@ def _workers(images: int) -> Iterator[Executor]:
     again; threads otherwise, and where a process may have no children.
     """
     count = settings().threads
-    describe(np.zeros((8, 8, 3), np.uint8))  # compiled once, before all want it
     if count == 1 or images < count * WORTH_A_PROCESS or multiprocessing.current_process().daemon:
         with ThreadPoolExecutor(count) as threads:
             yield threads
         return
+    # Forked from a server that has imported this module once, and runs no threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     try:
-        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _end_with_the_parent) as processes:
+        with ProcessPoolExecutor(count, context, _end_with_the_parent) as processes:
             yield processes
     except BrokenProcessPool as error:
         raise StoreError(

@@ -156,6 +156,98 @@ def test_tables_do_not_depend_on_threads_or_on_what_is_remembered(
     assert contents(without) == tables
 
 
+def test_processes_see_what_threads_see(
+    run_step: RunStep, store: LocalStore, snapshot: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = contents(run_step("scan", {"snapshot": snapshot}))
+    forget(store, "artifacts/scan/")
+    forget(store, "remembered/")
+    monkeypatch.setenv("GESSO_WORKERS", "2")
+    settings.cache_clear()
+    monkeypatch.setattr(scan, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(scan, "GROUP", 2)
+    monkeypatch.setattr(scan, "look", None)  # not here
+    by_processes = run_step("scan", {"snapshot": snapshot})
+    assert by_processes.metrics["decoded"] == 14
+    assert contents(by_processes) == tables
+
+
+def die(*_: object) -> None:
+    os._exit(1)
+
+
+def test_a_process_that_is_ended_from_outside_is_told_of(
+    run_step: RunStep, snapshot: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GESSO_WORKERS", "2")
+    settings.cache_clear()
+    monkeypatch.setattr(scan, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(scan, "_look_at_group", die)
+    with pytest.raises(StoreError, match="ended from outside"):
+        run_step("scan", {"snapshot": snapshot})
+
+
+def test_few_rows_are_in_memory_at_a_time(run_step: RunStep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"{'ab'[number % 2]}/{number:03}.png": encode(noise(number, 4, 4)) for number in range(200)}
+    snapshot = run_step("snapshot", dataset=str(write(tmp_path / "data", files)))
+    expected = contents_of_rows(run_step("scan", {"snapshot": snapshot}))
+    monkeypatch.setenv("GESSO_WORKERS", "2")
+    settings.cache_clear()
+    monkeypatch.setattr(scan, "BATCH", 10)
+    monkeypatch.setattr(scan, "GROUP", 2)
+    looked, written, most = 0, 0, 0
+    look, write_rows = scan.look, scan.Tables.write
+
+    def count_looks(*given: object) -> scan.Row:
+        nonlocal looked
+        looked += 1
+        return look(*given)
+
+    def count_rows(tables: scan.Tables, images: scan.pd.DataFrame, rows: list[scan.Row]) -> None:
+        nonlocal written, most
+        most = max(most, looked - written)
+        written += len(rows)
+        write_rows(tables, images, rows)
+
+    monkeypatch.setattr(scan, "look", count_looks)
+    monkeypatch.setattr(scan.Tables, "write", count_rows)
+    made = run_step("scan", {"snapshot": snapshot}, max_megapixels=99)
+    assert (looked, written) == (200, 200)
+    # Two batches, and what two workers have ahead: four groups of two each.
+    assert most <= 2 * 10 + 2 * 4 * 2
+    assert contents_of_rows(made) == expected
+
+
+def contents_of_rows(artifact: Artifact) -> list[object]:
+    return [artifact.table(name).to_dict("list") for name in TABLES]
+
+
+def test_what_was_seen_before_an_error_is_remembered(
+    run_step: RunStep, snapshot: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "BATCH", 2)
+    monkeypatch.setattr(scan, "GROUP", 1)
+    look, looked = scan.look, 0
+
+    def look_at_eleven(*given: object) -> scan.Row:
+        nonlocal looked
+        looked += 1
+        if looked > 11:
+            raise MemoryError
+        return look(*given)
+
+    with monkeypatch.context() as until_then:
+        until_then.setenv("GESSO_WORKERS", "1")
+        settings.cache_clear()
+        until_then.setattr(scan, "look", look_at_eleven)
+        with pytest.raises(MemoryError):
+            run_step("scan", {"snapshot": snapshot})
+    settings.cache_clear()
+    made = run_step("scan", {"snapshot": snapshot})
+    assert made.metrics["remembered"] == 10
+    assert made.metrics["decoded"] == 4
+
+
 def test_only_what_is_new_or_changed_is_decoded(run_step: RunStep, data: Path, snapshot: Artifact) -> None:
     run_step("scan", {"snapshot": snapshot})
     write(data, {"a/new.png": encode(noise(50)), "a/그림 0.png": encode(noise(51, 30, 30))})
@@ -186,7 +278,7 @@ def test_damaged_memory_is_set_aside(
     assert "is damaged; its images are looked at again" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("shards", [2, 3, 17])
+@pytest.mark.parametrize("shards", [1, 3, 7])
 def test_shards_hold_each_image_once_and_what_one_shard_holds(
     run_step: RunStep, store: LocalStore, snapshot: Artifact, shards: int
 ) -> None:
