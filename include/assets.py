@@ -1,9 +1,10 @@
-"""The data set and the model as Airflow's asset graph shows them."""
+"""The data set and the model as Airflow's asset graph shows them, and each step's artifact for who collects lineage."""
 
 from typing import Any
 from urllib.parse import quote
 
 from airflow.sdk import Asset, AssetAlias, AssetWatcher
+from airflow.sdk.lineage import get_hook_lineage_collector
 
 from include.triggers import ImagesLanded
 from tasks.core.artifacts import Artifact
@@ -53,3 +54,15 @@ def champion_changed(context: Any, promote: Artifact, snapshot: Artifact) -> Non
         "macro_f1": candidate["macro_f1"],
     }
     context["outlet_events"][CHAMPION].add(pointer, extra=extra)
+    get_hook_lineage_collector().add_output_asset(context["ti"], uri=pointer.uri)
+
+
+def tell_lineage(context: Any, artifact: Artifact) -> None:
+    """Tell Airflow what an artifact was made of, for a lineage backend such as OpenLineage's; others don't hear it."""
+    collector, task = get_hook_lineage_collector(), context["ti"]
+    if artifact.step == "snapshot":
+        collector.add_input_asset(task, uri=_uri(str(artifact.json("snapshot.json")["dataset"])))
+    for step, keys in artifact.inputs.items():
+        for key in [keys] if isinstance(keys, str) else keys:
+            collector.add_input_asset(task, uri=_uri(f"{artifact.store.uri}/artifacts/{step}/{key}"))
+    collector.add_output_asset(task, uri=_uri(artifact.uri))

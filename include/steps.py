@@ -19,7 +19,7 @@ from typing import Any
 from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from include.assets import champion_changed
+from include.assets import champion_changed, tell_lineage
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import TRY_AGAIN, GessoError, StoreError
 from tasks.core.params import Params, Section
@@ -145,7 +145,9 @@ def _run_step(
         section = section_of(name, context, {**instance, **(given or {})})
         run = _execute_apart if name in APART else execute
         result = run(name, uris, section, settings().store_uri)
-        if name == "promote" and not result.reused and result.artifact.metrics["verdict"] == "PROMOTE":
+        # A first try may have changed the champion and died before Airflow wrote its event down.
+        fresh = not result.reused or context["ti"].try_number > 1
+        if name == "promote" and fresh and result.artifact.metrics["verdict"] == "PROMOTE":
             champion_changed(context, result.artifact, Artifact.open(str(uris["snapshot"])))
         return finish(context, name, instance, result.artifact, result.reused, time.monotonic() - started)
 
@@ -190,8 +192,9 @@ def tell_failure(context: Any, name: str, message: str, instance: Mapping[str, A
 def finish(
     context: Any, name: str, instance: Mapping[str, Any], artifact: Artifact, reused: bool, seconds: float
 ) -> str:
-    """Record what a task ended with, say so in one line, and return the artifact's URI."""
+    """Record what a task ended with, say so to lineage and in one line, and return the artifact's URI."""
     _record(context, name, instance, artifact, reused, seconds)
+    tell_lineage(context, artifact)
     print(DONE + _line(name, instance, artifact, reused, seconds), flush=True)
     context["ti"].xcom_push("summary", artifact.metrics)
     return artifact.uri

@@ -30,7 +30,9 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as home:
         data = Path(home) / "demo"
         make_demo(data)
-        airflow = Airflow(Path(home), f"{home}/store")
+        airflow = Airflow(
+            Path(home), f"{home}/store", GESSO_SCHEDULE="@weekly", GESSO_PARAMS=json.dumps(PARAMS | {"epochs": 3})
+        )
         try:
             airflow.start(data)
             airflow.unpause()
@@ -38,6 +40,7 @@ def main(folder: Path) -> None:
                 person = Person(browser, f"http://localhost:{airflow.port}", viewport={"width": 1280, "height": 860})
                 passwords = json.loads((Path(home) / "airflow" / "passwords.json").read_text())
                 take(airflow, person.log_in("admin", passwords["admin"]), folder)
+                take_backfill(airflow, person, folder)
         finally:
             airflow.stop()
 
@@ -70,6 +73,30 @@ def take(airflow: Airflow, person: Person, folder: Path) -> None:
     keep(page, folder / "ledger.png")
     person.open_tab("History", ready=".chart")
     keep(page, folder / "history.png")
+
+
+def take_backfill(airflow: Airflow, person: Person, folder: Path) -> None:
+    """Run the demo's last weeks again, and take a picture of them in the grid and in the history."""
+    asked = {
+        "dag_id": "retrain",
+        "from_date": "2025-11-30T00:00:00Z",
+        "to_date": "2025-12-28T00:00:00Z",
+        "dag_run_conf": PARAMS | {"epochs": 30},
+    }
+    backfill = airflow.ask("POST", "/api/v2/backfills", asked)["id"]
+    wait_for(
+        lambda: airflow.ask("GET", f"/api/v2/backfills/{backfill}")["completed_at"],
+        "the backfill",
+        patience=3600,
+        pause=5,
+    )
+    person.open("/dags/retrain/runs?run_type=backfill")
+    keep(person.page, folder / "backfill.png")
+    person.open_tab("History", ready=".chart")
+    keep(person.page, folder / "backfill_history.png")
+    (asset,) = airflow.ask("GET", "/api/v2/assets?name_pattern=champion")["assets"]
+    person.open(f"/assets/{asset['id']}")
+    keep(person.page, folder / "assets.png")
 
 
 def started(airflow: Airflow, **params: Any) -> Run:
