@@ -51,7 +51,7 @@ from tasks.core.store import open_store
 from tasks.resample import SHARD_BYTES, write_pack
 
 HEIGHT, WIDTH = 577, 866
-JPEGS, PNGS = 4_000, 2_400
+JPEGS, PNGS = 12_000, 3_000
 Ways = dict[str, Callable[[], float]]
 Figure = tuple[float | None, str]
 
@@ -189,7 +189,7 @@ class Folder:
     def paths(self, extension: str, images: int) -> list[Path]:
         """The images' files."""
         if extension not in self._paths:
-            self._paths[extension] = draw(self._root / extension, extension, images // 10, images)
+            self._paths[extension] = draw(self._root / extension, extension, 240, images)
             size = sum(path.stat().st_size for path in self._paths[extension]) / images
             print(f"{images} {extension}s of {WIDTH} x {HEIGHT} pixels, {size / 1000:.0f} KB each", flush=True)
         return self._paths[extension]
@@ -198,7 +198,7 @@ class Folder:
         return self._root / extension
 
 
-def compare(images: int, ways: Ways, rounds: int = 3) -> Figure:
+def compare(images: int, ways: Ways, rounds: int = 2) -> Figure:
     """Speed of the second way by that of the first, and what they were. They take turns; the fastest round counts."""
     taken = dict.fromkeys(ways, float("inf"))
     for _ in range(rounds):
