@@ -51,7 +51,7 @@ from tasks.core.store import open_store
 from tasks.resample import SHARD_BYTES, write_pack
 
 HEIGHT, WIDTH = 577, 866
-JPEGS, PNGS = 12_000, 3_000
+JPEGS, PNGS, OBJECTS = 12_000, 3_000, 4_000
 Ways = dict[str, Callable[[], float]]
 Figure = tuple[float | None, str]
 
@@ -273,15 +273,15 @@ def real_vs_cleanvision(made: Folder, data: Path | None) -> Figure:
 def s3_vs_files(made: Folder, data: Path | None) -> Figure:
     if "AWS_ENDPOINT_URL" not in os.environ:
         return None, "AWS_ENDPOINT_URL is not set"
-    paths = made.paths("jpg", JPEGS)
+    paths = draw(made["s3"], "jpg", 240, OBJECTS)
 
     def of_bucket() -> float:
         with bucket() as name:
             store = open_store(f"s3://{name}")
-            store.put_many((path.relative_to(made["jpg"]).as_posix(), path.read_bytes()) for path in paths)
+            store.put_many((path.relative_to(made["s3"]).as_posix(), path.read_bytes()) for path in paths)
             return of_scan(store.uri)
 
-    return compare(len(paths), {"files": lambda: of_scan(str(made["jpg"])), "bucket": of_bucket})
+    return compare(len(paths), {"files": lambda: of_scan(str(made["s3"])), "bucket": of_bucket})
 
 
 def pack_vs_cv2(made: Folder, data: Path | None) -> Figure:
