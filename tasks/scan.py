@@ -9,14 +9,24 @@ Writes, sorted by key:
     scan.parquet        the snapshot's columns and status, error, note, width, height, format, mode, frames,
                         orientation, has_alpha, sha256, phash, brightness, sharpness, hue, lightness, saturation
     features.parquet    key and the features of `vision/features.py`; readable images only
-    thumbnails.parquet  key and jpeg (longest side 112 pixels); readable images only
+    thumbnails.parquet  key and jpeg (longest side 128 pixels); readable images only
 """
 
 import hashlib
+import math
+import multiprocessing
+import os
+import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import cache, partial
+from itertools import islice
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,18 +39,22 @@ import pyarrow.parquet as pq
 from tasks.core import params
 from tasks.core.artifacts import Inputs, Output, canonical
 from tasks.core.errors import DataError, NotFound, StoreError
+from tasks.core.objects import ahead
 from tasks.core.remembered import Remembered, place_of
 from tasks.core.settings import settings
 from tasks.core.step import code_digest
 from tasks.core.store import Store, in_threads, open_store
-from tasks.vision.features import FEATURE_NAMES, FEATURE_SIZE, describe
-from tasks.vision.images import Pixels, open_image, perceptual_hash, shrink, thumbnail_jpeg
+from tasks.vision.features import FEATURE_NAMES, FEATURE_SIZE, describe, fit
+from tasks.vision.images import open_image, perceptual_hash, thumbnail_jpeg
 
 INPUTS = ("snapshot",)
 Params = params.ScanParams
 
-THUMBNAIL_SIDE = 112  # pixels
 LOG_SECONDS = 10
+BATCH = 1_000  # images whose rows are written at a time
+GROUP = 16  # images that a worker takes on at a time
+WORTH_A_PROCESS = 1_000  # images for each worker: a process takes seconds to start
+_COLOUR = [FEATURE_NAMES.index(n) for n in ("hue_mean_cosine", "hue_mean_sine", "lightness_mean", "saturation_mean")]
 GONE, CHANGED = LOST = ("gone since the snapshot", "changed since the snapshot")
 
 
@@ -115,34 +129,40 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
     folder = f"scan/{code_digest('scan')}/{hashlib.sha256(dataset.uri.encode()).hexdigest()[:16]}"
     memory = Remembered(out.store, folder, SCHEMA, params.shard, params.shards, lambda text: out.log(f"scan: {text}"))
     known = memory.recall(identities)
+    at = pc.index_in(identities, known["identity"])
+    is_new = at.is_null().to_numpy(zero_copy_only=False)
 
-    new = pc.index_in(identities, known["identity"]).is_null().to_numpy(zero_copy_only=False).nonzero()[0]
-    listed = list(_listed(images.iloc[new]))
-    found = _row_table(list(_look_at_all(dataset, listed, params, out)), identities.take(pa.array(new)), places[new])
-    lost = pc.is_in(found["error"], pa.array(LOST))
-    if (many := pc.sum(lost).as_py() or 0) > max(10, len(images) / 10):
+    looked = _look_at_all(dataset, images, np.flatnonzero(is_new), params, out)
+    lost: list[str] = []
+    unreadable = 0
+    with Tables(out) as tables, ThreadPoolExecutor(1) as pool:
+        writing: Future[None] | None = None
+        for start in range(0, len(images) or 1, BATCH):  # once at least: there are tables of no image, too
+            batch = slice(start, start + BATCH)
+            new = start + np.flatnonzero(is_new[batch])
+            found = _row_table(list(islice(looked, len(new))), identities.take(pa.array(new)), places[new])
+            rows = pa.concat_tables([known.take(at[batch].drop_null()), found])
+            rows = rows.take(pc.index_in(identities[batch], rows["identity"]))
+            is_lost = pc.is_in(found["error"], pa.array(LOST))
+            lost += images["key"].iloc[new[is_lost.to_numpy().astype(bool)]].tolist()
+            unreadable += pc.sum(pc.not_equal(rows["status"], "ok")).as_py() or 0
+            if writing:
+                writing.result()
+            # Beside the looking, which goes on meanwhile; never more than one batch waits.
+            writing = pool.submit(_write, tables, memory, images[batch], rows, found.filter(pc.invert(is_lost)))
+        if writing:
+            writing.result()
+    if len(lost) > max(10, len(images) / 10):
         raise StoreError(
-            f"{many:,} of {len(images):,} images are gone or were changed since the snapshot, such as "
-            f"{listed[pc.index(lost, True).as_py()].key!r}. If {dataset.uri} is whole and at rest, run again with a "
-            f"new snapshot."
+            f"{len(lost):,} of {len(images):,} images are gone or were changed since the snapshot, such as "
+            f"{lost[0]!r}. If {dataset.uri} is whole and at rest, run again with a new snapshot."
         )
-    memory.keep(found.filter(pc.invert(lost)))
-
-    rows = pa.concat_tables([known, found])
-    rows = rows.take(pc.index_in(identities, rows["identity"]))
-    seen = rows.select(list(COLUMNS)).to_pandas().astype(COLUMNS)
-    out.table("scan.parquet", pd.concat([images, seen], axis=1))
-    readable = pc.equal(rows["status"], "ok")
-    rows = rows.append_column("key", pa.array(images["key"], pa.string())).filter(readable)
-    out.table("features.parquet", _feature_table(rows))
-    # In groups, so that whoever wants a few thumbnails doesn't read them all.
-    thumbnails = rows.select(["key", "jpeg"])
-    pq.write_table(thumbnails, out.path("thumbnails.parquet"), compression="zstd", row_group_size=1_000)
+    decoded = int(is_new.sum())
     out.metrics |= {
         "images": len(images),
-        "unreadable": len(images) - len(rows),
-        "decoded": len(new),
-        "remembered": len(images) - len(new),
+        "unreadable": unreadable,
+        "decoded": decoded,
+        "remembered": len(images) - decoded,
     }
 
 
@@ -150,12 +170,13 @@ def look(data: bytes, max_pixels: int) -> Row:
     """Decode a file and describe what is seen; never raises for what the file holds."""
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        image = open_image(data, max_pixels=max_pixels, min_side=FEATURE_SIZE)
+        image = open_image(data, max_pixels=max_pixels, min_side=FEATURE_SIZE, reduced=False)
     except DataError as error:
         return Row("unreadable", str(error), sha256=sha256)
-    small = shrink(image.pixels, FEATURE_SIZE)
+    small = fit(image.pixels)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    hue, lightness, saturation = mean_colour(small)
+    features = describe(small)
+    hue, lightness, saturation = mean_colour(features)
     return Row(
         status="ok",
         error="",
@@ -168,24 +189,21 @@ def look(data: bytes, max_pixels: int) -> Row:
         orientation=image.orientation,
         has_alpha=image.has_alpha,
         sha256=sha256,
-        phash=perceptual_hash(image.pixels),
-        brightness=float(grey.mean()),
-        sharpness=float(cv2.Laplacian(grey, cv2.CV_32F).var()),
+        phash=perceptual_hash(small),
+        brightness=cv2.mean(grey)[0],
+        sharpness=float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0] ** 2),
         hue=hue,
         lightness=lightness,
         saturation=saturation,
-        features=describe(small).tobytes(),
-        jpeg=thumbnail_jpeg(image.pixels, THUMBNAIL_SIDE),
+        features=features.tobytes(),
+        jpeg=thumbnail_jpeg(small, FEATURE_SIZE),
     )
 
 
-def mean_colour(rgb: Pixels) -> tuple[float, float, float]:
+def mean_colour(features: npt.NDArray[np.float32]) -> tuple[float, float, float]:
     """Mean hue in degrees (circular, weighted by chroma: a grey pixel has no hue), lightness and saturation in 0..1."""
-    hue, lightness, saturation = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2HLS_FULL))
-    chroma = saturation * (1 - np.abs(lightness / 127.5 - 1))
-    weights = np.bincount(hue.ravel(), chroma.ravel(), minlength=256)
-    centre = weights @ np.exp(2j * np.pi * np.arange(256) / 256)
-    return float(np.degrees(np.angle(centre)) % 360), float(lightness.mean() / 255), float(saturation.mean() / 255)
+    cosine, sine, lightness, saturation = features[_COLOUR].tolist()
+    return math.degrees(math.atan2(sine, cosine)) % 360, lightness, saturation
 
 
 def max_bytes(params: Params) -> int:
@@ -197,30 +215,90 @@ def _identities(images: pd.DataFrame, dataset: str, max_megapixels: float) -> It
     """By what each image's row is remembered. The limit decides about an image as its content does."""
     columns = [images[name].tolist() for name in ("key", "bytes", "etag", "version")]
     for key, size, etag, version in zip(*columns, strict=True):
-        known_by = canonical([dataset, key, version if isinstance(version, str) else etag, size, max_megapixels])
+        known_by = canonical([dataset, key, _given(version) or etag, size, max_megapixels])
         yield hashlib.sha256(known_by).hexdigest()[:32]
 
 
-def _listed(images: pd.DataFrame) -> Iterator[Listed]:
-    columns = [images[name] for name in ("key", "bytes", "etag", "version", "modified")]
-    for key, size, etag, version, modified in zip(*columns, strict=True):
-        yield Listed(key, size, etag, version if isinstance(version, str) else None, modified.to_pydatetime())
+def _given(version: Any) -> str | None:
+    return version if isinstance(version, str) else None
 
 
-def _look_at_all(store: Store, listed: Collection[Listed], params: Params, out: Output) -> Iterator[Row]:
-    """Rows of the objects, in their order, by threads: reading, hashing and decoding release the GIL."""
-    cv2.setNumThreads(1)  # each thread works on an image of its own
-    # Over a network most of the time is waiting.
-    threads = settings().threads if store.local_path("") else store.threads
+def _look_at_all(
+    store: Store, images: pd.DataFrame, rows: npt.NDArray[np.int64], params: Params, out: Output
+) -> Iterator[Row]:
+    """What is seen in these rows' objects, in their order."""
+    columns = [images[name].iloc[rows] for name in ("key", "bytes", "etag", "version", "modified")]
+    listed = (
+        Listed(key, size, etag, _given(version), modified.to_pydatetime())
+        for key, size, etag, version, modified in zip(*columns, strict=True)
+    )
+    groups = iter(lambda: list(islice(listed, GROUP)), [])
     started = logged = time.monotonic()
-    rows = in_threads(lambda each: _look_at(store, each, params), listed, threads)
-    for done, row in enumerate(rows, start=1):
-        yield row
-        now = time.monotonic()
-        if now - logged >= LOG_SECONDS:
-            logged, rate = now, done / (now - started)
-            left = (len(listed) - done) / rate
-            out.log(f"scan: {done:,} of {len(listed):,} images, {rate:,.0f} images/s, {left:,.0f} s left")
+    done = 0
+    with _workers(len(rows)) as pool:
+        # Over a network most of the time is waiting.
+        threads = 1 if store.local_path("") else max(1, store.threads // settings().threads)
+        look_at = partial(_look_at_group, store.uri, threads, params)
+        for seen in ahead(pool, look_at, groups, 4 * settings().threads):
+            yield from seen
+            done += len(seen)
+            now = time.monotonic()
+            if now - logged >= LOG_SECONDS:
+                logged, rate = now, done / (now - started)
+                left = (len(rows) - done) / rate
+                out.log(f"scan: {done:,} of {len(rows):,} images, {rate:,.0f} images/s, {left:,.0f} s left")
+
+
+@contextmanager
+def _workers(images: int) -> Iterator[Executor]:
+    """As many workers as there are cores.
+
+    Processes where they are worth their start, since a look takes a hundred steps that release the GIL and take it
+    again; threads otherwise, and where a process may have no children.
+    """
+    count = settings().threads
+    if count == 1 or images < count * WORTH_A_PROCESS or multiprocessing.current_process().daemon:
+        with ThreadPoolExecutor(count) as threads:
+            yield threads
+        return
+    # Forked from a server that has imported this module once, and runs no threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    try:
+        with ProcessPoolExecutor(count, context, _end_with_the_parent) as processes:
+            yield processes
+    except BrokenProcessPool as error:
+        raise StoreError(
+            "A process of the scan was ended from outside, likely since the machine has too little memory. What was "
+            "seen is remembered: run again. Lower GESSO_WORKERS where it happens again."
+        ) from error
+
+
+def _end_with_the_parent() -> None:
+    """A worker whose parent is killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _look_at_group(uri: str, threads: int, params: Params, group: list[Listed]) -> list[Row]:
+    cv2.setNumThreads(1)  # all cores are busy with an image each
+    store = _opened(uri)
+    return list(
+        in_threads(lambda each: _look_at(store, each, params), group, threads)
+        if threads > 1
+        else (_look_at(store, each, params) for each in group)
+    )
+
+
+@cache
+def _opened(uri: str) -> Store:
+    return open_store(uri)
 
 
 def _look_at(store: Store, each: Listed, params: Params) -> Row:
@@ -247,13 +325,50 @@ def _read(store: Store, each: Listed) -> tuple[bytes, bool]:
     return data, abs(datetime.fromtimestamp(path.stat().st_mtime, UTC) - each.modified).total_seconds() < 1e-3
 
 
+class Tables:
+    """The three tables, written a batch at a time, so that no more than that lies in memory."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._writers: dict[str, pq.ParquetWriter] = {}
+
+    def __enter__(self) -> "Tables":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def write(self, images: pd.DataFrame, rows: pa.Table) -> None:
+        """Append what was seen in these images of the snapshot: rows of SCHEMA, in the same order."""
+        seen = rows.select(list(COLUMNS)).to_pandas().astype(COLUMNS)
+        scanned = pd.concat([images.reset_index(drop=True), seen], axis=1)
+        self._append("scan.parquet", pa.Table.from_pandas(scanned, preserve_index=False))
+        rows = rows.append_column("key", pa.array(images["key"], pa.string())).filter(pc.equal(rows["status"], "ok"))
+        values = np.frombuffer(b"".join(rows["features"].to_pylist()), np.float32)
+        by_name = values.reshape(len(rows), len(FEATURE_NAMES)).T.copy()
+        features = {"key": rows["key"]} | dict(zip(FEATURE_NAMES, map(pa.array, by_name), strict=True))
+        self._append("features.parquet", pa.table(features))
+        self._append("thumbnails.parquet", rows.select(["key", "jpeg"]))
+
+    def _append(self, name: str, table: pa.Table) -> None:
+        if name not in self._writers:
+            # Hardly a number or a picture is there twice, so a dictionary of them is looked for in vain.
+            self._writers[name] = pq.ParquetWriter(
+                self._out.path(name),
+                table.schema,
+                compression="zstd",
+                use_dictionary=name == "scan.parquet",
+                write_statistics=name == "scan.parquet",
+            )
+        self._writers[name].write_table(table)
+
+
+def _write(tables: Tables, memory: Remembered, images: pd.DataFrame, rows: pa.Table, new: pa.Table) -> None:
+    tables.write(images, rows)
+    memory.keep(new)
+
+
 def _row_table(rows: list[Row], identities: pa.Array, places: npt.NDArray[np.uint64]) -> pa.Table:
     seen = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
     return pa.table({**seen, "identity": identities, "place": places}, schema=SCHEMA)
-
-
-def _feature_table(rows: pa.Table) -> pd.DataFrame:
-    values = np.frombuffer(b"".join(rows["features"].to_pylist()), np.float32).reshape(len(rows), len(FEATURE_NAMES))
-    table = pd.DataFrame(values, columns=list(FEATURE_NAMES))
-    table.insert(0, "key", rows["key"].to_pandas().astype("str"))
-    return table

@@ -5,7 +5,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,17 +43,26 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: i
 
     The first error ends it: what has not begun is left undone.
     """
-    waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads)
+    try:
+        yield from ahead(pool, work, items, 4 * threads)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def ahead(pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
+    """`map` by a pool, in order, at most so many items ahead of the reader."""
+    waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
-            if len(waiting) >= 4 * threads:
+            if len(waiting) >= most:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in waiting:
+            future.cancel()
 
 
 def interleaved(sources: Iterable[Iterator[Item]], threads: int, batch: int = 1000) -> Iterator[Item]:

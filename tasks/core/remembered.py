@@ -34,7 +34,7 @@ from tasks.core.errors import NotFound
 from tasks.core.step import NAMES, code_digest
 from tasks.core.store import Object, Store
 
-MERGED_BYTES = 128 << 20
+MERGED_BYTES = 16 << 20
 """A file of this size is merged no more, which bounds what a merge holds in memory (about five times as much)."""
 
 LISTINGS = 200  # of a reader, while others merge: each is there because one of them got further

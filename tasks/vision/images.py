@@ -43,6 +43,9 @@ _FORMATS = {
 }
 _NAMES = {"jpeg": "JPEG", "png": "PNG", "gif": "GIF", "webp": "WebP", "bmp": "BMP", "tiff": "TIFF"}
 _ORIENTATION = 0x0112  # the tag's number in EXIF and TIFF
+# Chunks of a PNG with more to it than opaque pixels: EXIF, or texts that may hold it, animation and transparency.
+_NOT_PLAIN = {b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"acTL", b"tRNS"}
+_DEFLATED = 1032  # so many bytes zlib makes of one at most; where there are fewer, libpng prints to stderr
 # What libjpeg complains of although every pixel was decoded.
 _HARMLESS = re.compile("extraneous bytes before marker|Invalid SOS parameters|Unknown Adobe color transform")
 
@@ -62,7 +65,7 @@ class Image:
     note: str  # what was done to it or is odd about it; "" where there is nothing to say
 
 
-def open_image(data: bytes, *, max_pixels: int, min_side: int | None = None) -> Image:
+def open_image(data: bytes, *, max_pixels: int, min_side: int | None = None, reduced: bool = True) -> Image:
     """Decode a JPEG, PNG, GIF, WebP, BMP or TIFF file (of an animation the first frame) as opaque 8-bit RGB.
 
     Args:
@@ -70,13 +73,14 @@ def open_image(data: bytes, *, max_pixels: int, min_side: int | None = None) -> 
         max_pixels: A picture with more pixels than this is refused by its header, undecoded.
         min_side: Enough pixels for the caller: the picture is given at the smallest of the scales 1, 1/2, 1/4, 1/8
             whose shorter side has at least as many. A JPEG is decoded at that scale, which is faster.
+        reduced: Whether another picture than a JPEG is scaled down, too, after it was decoded whole.
 
     Raises:
         DataError: empty, not an image, truncated, damaged, unsupported or too large; the message is a short reason.
     """
     kind = _format(data)
     try:
-        return _decode(data, kind, max_pixels, min_side)
+        return _decode(data, kind, max_pixels, min_side, reduced)
     except (DataError, MemoryError):
         raise
     except Exception as error:  # decoders meet hostile bytes with any exception; each means the same here
@@ -117,7 +121,8 @@ def perceptual_hash(rgb: Pixels) -> str:
     """
     grey = cv2.resize(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     low = cv2.dct(grey.astype(np.float32))[1:9, 1:9].round(2)  # rounded: no bits out of arithmetic noise
-    bits: Pixels = np.packbits(low > np.median(low))
+    middle = np.sort(low, axis=None)[31:33].mean()  # the median; numpy's own takes longer than all the rest
+    bits: Pixels = np.packbits(low > middle)
     return bits.tobytes().hex()
 
 
@@ -137,12 +142,11 @@ def _format(data: bytes) -> str:
     raise DataError(f"not an image (starts with {text if readable else data[:9].hex(' ')!r})")
 
 
-def _decode(data: bytes, kind: str, max_pixels: int, min_side: int | None) -> Image:
+def _decode(data: bytes, kind: str, max_pixels: int, min_side: int | None, reduced: bool) -> Image:
     if kind == "webp" and data[12:16] == b"VP8X":  # Pillow makes room for the canvas as soon as it opens one
         width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
         _check_pixels(width, height, max_pixels)
-    if kind == "png":
-        _check_chunks(data)
+    chunks = _check_chunks(data) if kind == "png" else {}
     with PIL.Image.open(io.BytesIO(data), formats=[kind]) as file:
         width, height = file.size
         _check_pixels(width, height, max_pixels)
@@ -153,12 +157,15 @@ def _decode(data: bytes, kind: str, max_pixels: int, min_side: int | None) -> Im
         notes = [f"first frame of {frames}"] if frames > 1 else []
         notes += ["alpha on white"] if has_alpha else []
         notes += ["16 bits scaled to 8"] if ";16" in f"{mode} {[tile.args for tile in file.tile]}" else []
+        plain = kind == "png" and not has_alpha and _is_plain(data, chunks, width * height)
         with _one_large_picture if width * height > LARGE else nullcontext():
-            orientation = _orientation(file)  # of a PNG this decodes, too
+            complaint, found = "", _png(data) if plain else None
+            orientation = 1 if plain else _orientation(file)  # of a PNG this decodes, too
             if kind == "jpeg":
                 pixels, complaint = _jpeg(data, file, min_side)
             else:
-                pixels, complaint = _reduced(_opaque(file), min_side), ""
+                pixels = _opaque(file) if found is None else found
+                pixels = _reduced(pixels, min_side) if reduced else pixels
             if kind != "tiff":  # which Pillow turns itself
                 pixels = _upright(pixels, orientation)
                 width, height = (height, width) if orientation > 4 else (width, height)
@@ -172,9 +179,10 @@ def _check_pixels(width: int, height: int, max_pixels: int) -> None:
         raise DataError(f"{pixels:.4g} megapixels, more than the allowed {allowed:g}")
 
 
-def _check_chunks(data: bytes) -> None:
-    """Check every chunk of a PNG: Pillow takes one that ends after its last pixel, OpenCV any that begins well."""
+def _check_chunks(data: bytes) -> dict[bytes, int]:
+    """Check every chunk of a PNG, and sum up their sizes: Pillow takes a file that ends after its last pixel."""
     at = 8
+    sizes: dict[bytes, int] = {}
     while True:
         size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         end = at + 12 + size
@@ -182,9 +190,23 @@ def _check_chunks(data: bytes) -> None:
             raise DataError("truncated PNG")
         if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
             raise DataError(f"damaged PNG (wrong checksum in {name.decode('ascii', 'backslashreplace')})")
+        sizes[name] = sizes.get(name, 0) + size
         if name == b"IEND":
-            return
+            return sizes
         at = end
+
+
+def _is_plain(data: bytes, chunks: dict[bytes, int], pixels: int) -> bool:
+    """Whether there is no more to a PNG than opaque pixels of at most 8 bits, as far as its header and chunks say."""
+    bits, kind = data[24], data[25]
+    enough = chunks.get(b"IDAT", 0) * _DEFLATED >= pixels * bits // 8 * (3 if kind == 2 else 1)
+    return enough and bits <= 8 and chunks.keys().isdisjoint(_NOT_PLAIN)
+
+
+def _png(data: bytes) -> Pixels | None:
+    """The pixels of a PNG of 8 bits without transparency, as Pillow gives them; None where its data are damaged."""
+    pixels: Pixels | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)  # faster than Pillow's
+    return pixels
 
 
 def _check_strips(data: bytes, file: PIL.Image.Image) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import PIL.Image
+import pyarrow as pa
 import pytest
 
 from tasks import scan
@@ -15,7 +17,7 @@ from tasks.core.errors import StoreError
 from tasks.core.params import ScanParams
 from tasks.core.settings import settings
 from tasks.core.store import LocalStore, open_store
-from tasks.vision.features import FEATURE_NAMES
+from tasks.vision.features import FEATURE_NAMES, describe
 from tasks.vision.images import open_image
 
 RunStep = Callable[..., Artifact]
@@ -107,7 +109,7 @@ def test_a_row_says_what_the_picture_is(run_step: RunStep, tmp_path: Path) -> No
     assert rows.loc["b/grey.bmp", "brightness"] == 51
     assert rows.loc["b/grey.bmp", "sharpness"] == 0 < rows.loc["b/stripes.png", "sharpness"]
     thumbnail = open_image(made.table("thumbnails.parquet")["jpeg"][1], max_pixels=10**6)
-    assert (thumbnail.width, thumbnail.height) == (112, 75)
+    assert (thumbnail.width, thumbnail.height) == (128, 85)
     assert np.abs(thumbnail.pixels[30, 30].astype(int) - (255, 0, 0)).max() < 8
 
 
@@ -117,13 +119,13 @@ def test_a_row_says_what_the_picture_is(run_step: RunStep, tmp_path: Path) -> No
     ids=["red", "yellow", "green", "blue", "grey"],
 )
 def test_mean_hue_is_in_degrees(rgb: tuple[int, int, int], hue: float) -> None:
-    assert scan.mean_colour(np.full((8, 8, 3), rgb, np.uint8))[0] == pytest.approx(hue, abs=1)
+    assert scan.mean_colour(describe(np.full((8, 8, 3), rgb, np.uint8)))[0] == pytest.approx(hue, abs=1)
 
 
 def test_mean_hue_is_circular_and_heeds_no_grey() -> None:
     pixels = np.full((8, 8, 3), 128, np.uint8)
     pixels[0, 0], pixels[0, 1] = (255, 0, 64), (255, 64, 0)  # on both sides of 0 degrees
-    hue, _, _ = scan.mean_colour(pixels)
+    hue, _, _ = scan.mean_colour(describe(pixels))
     assert min(hue, 360 - hue) < 2
 
 
@@ -156,6 +158,98 @@ def test_tables_do_not_depend_on_threads_or_on_what_is_remembered(
     assert contents(without) == tables
 
 
+def test_processes_see_what_threads_see(
+    run_step: RunStep, store: LocalStore, snapshot: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = contents(run_step("scan", {"snapshot": snapshot}))
+    forget(store, "artifacts/scan/")
+    forget(store, "remembered/")
+    monkeypatch.setenv("GESSO_WORKERS", "2")
+    settings.cache_clear()
+    monkeypatch.setattr(scan, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(scan, "GROUP", 2)
+    monkeypatch.setattr(scan, "look", None)  # not here
+    by_processes = run_step("scan", {"snapshot": snapshot})
+    assert by_processes.metrics["decoded"] == 14
+    assert contents(by_processes) == tables
+
+
+def die(*_: object) -> None:
+    os._exit(1)
+
+
+def test_a_process_that_is_ended_from_outside_is_told_of(
+    run_step: RunStep, snapshot: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GESSO_WORKERS", "2")
+    settings.cache_clear()
+    monkeypatch.setattr(scan, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(scan, "_look_at_group", die)
+    with pytest.raises(StoreError, match="ended from outside"):
+        run_step("scan", {"snapshot": snapshot})
+
+
+def test_few_rows_are_in_memory_at_a_time(run_step: RunStep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {f"{'ab'[number % 2]}/{number:03}.png": encode(noise(number, 4, 4)) for number in range(200)}
+    snapshot = run_step("snapshot", dataset=str(write(tmp_path / "data", files)))
+    expected = contents_of_rows(run_step("scan", {"snapshot": snapshot}))
+    monkeypatch.setenv("GESSO_WORKERS", "2")
+    settings.cache_clear()
+    monkeypatch.setattr(scan, "BATCH", 10)
+    monkeypatch.setattr(scan, "GROUP", 2)
+    looked, written, most = 0, 0, 0
+    look, write_rows = scan.look, scan.Tables.write
+
+    def count_looks(*given: object) -> scan.Row:
+        nonlocal looked
+        looked += 1
+        return look(*given)
+
+    def count_rows(tables: scan.Tables, images: pd.DataFrame, rows: pa.Table) -> None:
+        nonlocal written, most
+        most = max(most, looked - written)
+        written += len(rows)
+        write_rows(tables, images, rows)
+
+    monkeypatch.setattr(scan, "look", count_looks)
+    monkeypatch.setattr(scan.Tables, "write", count_rows)
+    made = run_step("scan", {"snapshot": snapshot}, max_megapixels=99)
+    assert (looked, written) == (200, 200)
+    # Two batches, and what two workers have ahead: four groups of two each.
+    assert most <= 2 * 10 + 2 * 4 * 2
+    assert contents_of_rows(made) == expected
+
+
+def contents_of_rows(artifact: Artifact) -> list[object]:
+    return [artifact.table(name).to_dict("list") for name in TABLES]
+
+
+def test_what_was_seen_before_an_error_is_remembered(
+    run_step: RunStep, snapshot: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "BATCH", 2)
+    monkeypatch.setattr(scan, "GROUP", 1)
+    look, looked = scan.look, 0
+
+    def look_at_eleven(*given: object) -> scan.Row:
+        nonlocal looked
+        looked += 1
+        if looked > 11:
+            raise MemoryError
+        return look(*given)
+
+    with monkeypatch.context() as until_then:
+        until_then.setenv("GESSO_WORKERS", "1")
+        settings.cache_clear()
+        until_then.setattr(scan, "look", look_at_eleven)
+        with pytest.raises(MemoryError):
+            run_step("scan", {"snapshot": snapshot})
+    settings.cache_clear()
+    made = run_step("scan", {"snapshot": snapshot})
+    assert made.metrics["remembered"] == 10
+    assert made.metrics["decoded"] == 4
+
+
 def test_only_what_is_new_or_changed_is_decoded(run_step: RunStep, data: Path, snapshot: Artifact) -> None:
     run_step("scan", {"snapshot": snapshot})
     write(data, {"a/new.png": encode(noise(50)), "a/그림 0.png": encode(noise(51, 30, 30))})
@@ -186,7 +280,7 @@ def test_damaged_memory_is_set_aside(
     assert "is damaged; its images are looked at again" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("shards", [2, 3, 17])
+@pytest.mark.parametrize("shards", [1, 3, 7])
 def test_shards_hold_each_image_once_and_what_one_shard_holds(
     run_step: RunStep, store: LocalStore, snapshot: Artifact, shards: int
 ) -> None:

@@ -2,8 +2,10 @@ import cv2
 import numpy as np
 import pytest
 
-from tasks.vision.features import FEATURE_NAMES, FEATURE_SIZE, describe
+from tasks.vision.features import FEATURE_NAMES, FEATURE_SIZE, describe, fit
+from tasks.vision.images import shrink
 
+from . import plain_features
 from .pictures import drawing, photograph
 
 
@@ -76,3 +78,41 @@ def test_does_not_depend_on_where_in_memory_the_picture_lies() -> None:
     for size in range(1, 4000, 61):  # other arrays in between move the ones that are made inside
         others.append(np.zeros(size * 17, np.uint8))
         np.testing.assert_array_equal(describe(rgb), first)
+
+
+def noise(height: int, width: int, levels: int = 256) -> np.ndarray:
+    values = np.random.default_rng(height * width).integers(0, levels, (height, width, 3)) * (255 // (levels - 1))
+    return values.astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "rgb",
+    [
+        *(noise(*size) for size in [(1, 1), (1, 60), (60, 1), (2, 2), (2, 3), (3, 2), (3, 3), (4, 4), (5, 9), (9, 7)]),
+        *(noise(*size) for size in [(17, 128), (128, 31), (128, 128)]),
+        *(noise(64, 64, levels) for levels in (2, 3, 6)),
+        *(np.full((40, 30, 3), level, np.uint8) for level in (0, 15, 16, 128, 239, 240, 255)),
+        *(drawing(seed, side=FEATURE_SIZE) for seed in range(3)),
+        *(photograph(seed, side=100) for seed in range(3)),
+    ],
+)
+def test_every_measure_is_what_it_is_said_to_be(rgb: np.ndarray) -> None:
+    plain = plain_features.describe(rgb)
+    assert plain_features.FEATURE_NAMES == FEATURE_NAMES
+    np.testing.assert_allclose(describe(rgb), plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "size", [(145, 217), (227, 227), (199, 133), (129, 129), (256, 256), (577, 866), (3000, 7), (1, 1000)], ids=str
+)
+def test_fitting_is_shrinking(size: tuple[int, int]) -> None:
+    rgb = noise(*size)
+    fitted, shrunk = fit(rgb).astype(int), shrink(rgb, FEATURE_SIZE).astype(int)
+    assert fitted.shape == shrunk.shape
+    # The two add up in another order, so that one may round up a half that the other rounds down.
+    assert np.abs(fitted - shrunk).max() <= 1
+    assert (fitted != shrunk).mean() < 1e-3
+
+
+def test_a_small_picture_is_not_changed() -> None:
+    np.testing.assert_array_equal(fit(noise(128, 90)), noise(128, 90))

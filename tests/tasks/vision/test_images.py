@@ -11,6 +11,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.PngImagePlugin
 import pytest
 import simplejpeg
 
@@ -345,6 +346,60 @@ def test_a_file_that_lacks_its_last_bytes_is_truncated(name: str, missing: int) 
 def test_a_truncated_jpeg_is_found_at_every_scale() -> None:
     with pytest.raises(DataError, match="truncated JPEG"):
         opened(WHOLE["JPEG"][:-1000], min_side=32)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.9, 0.99, 0.9999, 1])
+@pytest.mark.parametrize("name", ["JPEG", "JPEG progressive"])
+def test_a_scaled_decode_finds_what_a_strict_decode_finds(name: str, share: float) -> None:
+    data = WHOLE[name][: int(len(WHOLE[name]) * share)]
+    try:
+        simplejpeg.decode_jpeg(data, strict=True)
+    except ValueError:
+        with pytest.raises(DataError, match="truncated JPEG"):
+            opened(data, min_side=32)
+    else:
+        assert share == 1
+        assert min(opened(data, min_side=32).pixels.shape[:2]) < 100
+
+
+def png(header: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big")
+
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in ((b"IHDR", header), *chunks, (b"IEND", b"")))
+
+
+@pytest.mark.parametrize("part", ["stream", "pixels", "filter"])
+def test_pixels_that_are_not_whole_in_chunks_that_are_are_found(part: str) -> None:
+    header = (400).to_bytes(4, "big") + (300).to_bytes(4, "big") + b"\x08\x02\0\0\0"
+    lines = b"".join(b"\0" + line.tobytes() for line in texture())
+    stream = {
+        "stream": zlib.compress(lines)[:-500],
+        "pixels": zlib.compress(lines[:-3000]),
+        "filter": zlib.compress(b"\x09" + lines[1:]),
+    }[part]
+    np.testing.assert_array_equal(opened(png(header, (b"IDAT", zlib.compress(lines)))).pixels, texture())
+    assert refusal(png(header, (b"IDAT", stream))).startswith(("truncated PNG", "damaged PNG"))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "LA"])
+@pytest.mark.parametrize("options", [{}, {"pnginfo": "text"}], ids=["bare", "with text"])
+def test_a_png_has_the_pixels_that_pillow_sees(mode: str, options: dict[str, object]) -> None:
+    if options:
+        info = PIL.PngImagePlugin.PngInfo()
+        info.add_text("Software", "by hand")
+        options = {"pnginfo": info}
+    data = encode(texture(), "PNG", mode, **options)
+    with PIL.Image.open(io.BytesIO(data)) as file:
+        white = PIL.Image.new("RGBA", file.size, "white")
+        seen = np.asarray(PIL.Image.alpha_composite(white, file.convert("RGBA")).convert("RGB"))
+    np.testing.assert_array_equal(opened(data).pixels, seen)
+
+
+def test_only_a_jpeg_is_reduced_where_that_is_wanted() -> None:
+    for kind, shape in (("JPEG", (75, 100, 3)), ("PNG", (300, 400, 3))):
+        picture = open_image(encode(texture(), kind), max_pixels=1_000_000, min_side=64, reduced=False)
+        assert picture.pixels.shape == shape
 
 
 def test_a_wrong_checksum_is_found() -> None:
