@@ -4,7 +4,8 @@
 
 Draws pictures of half a megapixel (two of three like photographs, one like a drawing) as JPEGs of about 150 KB and as
 PNGs. `scan` is the whole step, with its tables, what it remembers, and the commit of its artifact; each reference uses
-as many threads or processes as it. All of a row take turns, and the fastest round of each counts.
+as many threads or processes as it. All of a row take turns, and the fastest round of each counts. What Numba compiles
+once on a machine is compiled before.
 
     vs_cleanvision       images/s, JPEG, against CleanVision's default checks (bar: 10). It computes other things:
                          scores of light, blur, information and odd sizes, and hashes for duplicates
@@ -49,6 +50,7 @@ from tasks.core.settings import settings
 from tasks.core.step import execute, load
 from tasks.core.store import open_store
 from tasks.resample import SHARD_BYTES, write_pack
+from tasks.vision.features import describe
 
 HEIGHT, WIDTH = 577, 866
 JPEGS, PNGS, OBJECTS = 12_000, 3_000, 4_000
@@ -150,7 +152,7 @@ def packed(folder: Path, paths: list[Path]) -> float:
 def peak(images: int) -> float:
     """The most memory in MB that a scan of so many JPEGs held, its workers and all that they import included."""
     with tempfile.TemporaryDirectory() as folder:
-        draw(Path(folder), "jpg", 60, images)
+        draw(Path(folder), "jpg", 2_000, images)  # the rows of like images would be smaller
         # Not of a `Pool`, whose processes may have no children.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             return pool.submit(_peak, folder).result()
@@ -320,6 +322,7 @@ def main() -> None:
     parser.add_argument("--row", choices=ROWS, action="append", help="only this one; may be given several times")
     options = parser.parse_args()
     cv2.setNumThreads(1)  # all cores are busy with an image each
+    describe(np.zeros((8, 8, 3), np.uint8))
     figures: dict[str, float | None] = {}
     with tempfile.TemporaryDirectory() as folder:
         made = Folder(Path(folder))

@@ -28,7 +28,7 @@ Writes:
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -53,7 +53,6 @@ Params = params.ResampleParams
 
 PARTS = ("train", "validation", "test")
 SHARD_BYTES = 64 << 20
-Packed = Mapping[str, npt.NDArray[np.uint8]]  # uint8 [size, size, 3] by the SHA-256 of the image's file
 LOG_SECONDS = 10
 
 
@@ -88,7 +87,7 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
     dataset = open_store(inputs.one("snapshot").json("snapshot.json")["dataset"])
     per_shard = max(1, SHARD_BYTES // (params.image_size**2 * 3))
     last = LastPack(dataset.uri, params.image_size, out)
-    write_pack(dataset, used, params.image_size, per_shard, out, last.open())
+    write_pack(dataset, used, params.image_size, per_shard, out, last)
     out.table("pack.parquet", pack_table(used, names, per_shard))
     last.note()
     totals = counts[["train", "train_drawn", "validation", "test"]].sum()
@@ -243,21 +242,31 @@ class LastPack:
         self._out = out
         digest = hashlib.sha256(dataset.encode()).hexdigest()[:16]
         self._note = f"remembered/resample/{code_digest('resample')}/{digest}-{size}"
+        self._pack: Pack | None = None
+        self._rows: dict[str, int] = {}
+        self._open()
 
-    def open(self) -> Packed:
-        """Pixels by the SHA-256 of the file they were decoded from."""
+    def __contains__(self, sha256: str) -> bool:
+        return sha256 in self._rows
+
+    def pixels(self, sha256: str) -> npt.NDArray[np.uint8] | None:
+        """uint8 [size, size, 3] of the file with this digest, where it was packed."""
+        row = self._rows.get(sha256)
+        return None if row is None or self._pack is None else self._pack.gather(np.array([row]))[0]
+
+    def _open(self) -> None:
         store = self._out.store
         try:
             artifact = Artifact.find(store, "resample", store.get(self._note).decode())
             if artifact is None or not hold(artifact):
-                return {}
+                return
             rows = artifact.table("pack.parquet", ["row", "key", "shard", "offset"])
             digests = artifact.table("ledger.parquet", ["key", "sha256"]).set_index("key")["sha256"]
             shards = [artifact.path(f"pack/{shard:03}.npy") for shard in range(int(rows["shard"].max()) + 1)]
-            pixels = Pack(shards, rows).views(rows["row"].to_numpy())
+            self._pack = Pack(shards, rows)
         except (NotFound, DataError, ValueError):
-            return {}
-        return dict(zip(digests[rows["key"]], pixels, strict=True))
+            return
+        self._rows = dict(zip(digests[rows["key"]], rows["row"].tolist(), strict=True))
 
     def note(self) -> None:
         """Say that the pack of the artifact in the making is the last one."""
@@ -265,7 +274,7 @@ class LastPack:
 
 
 def write_pack(
-    dataset: Store, used: pd.DataFrame, size: int, per_shard: int, out: Output, known: Packed | None = None
+    dataset: Store, used: pd.DataFrame, size: int, per_shard: int, out: Output, last: LastPack | None = None
 ) -> None:
     """Write the pack's shards, one in memory at a time; an image whose pixels aren't known is decoded, once.
 
@@ -276,8 +285,7 @@ def write_pack(
     threads = settings().threads
     readers = threads if dataset.local_path("") else max(16, 4 * threads)  # over a network most of the time is waiting
     wanted = used[["key", "version", "sha256", "width", "height"]].to_dict("records")
-    known = known or {}
-    if there := sum(row["sha256"] in known for row in wanted):
+    if last and (there := sum(row["sha256"] in last for row in wanted)):
         out.log(f"resample: {there:,} of {len(wanted):,} images were packed before")
     progress = _progress(len(wanted), out)
     with ThreadPoolExecutor(readers) as pool:
@@ -286,7 +294,7 @@ def write_pack(
             pixels = np.empty((len(rows), size, size, 3), np.uint8)
 
             def fill(offset: int, rows: list[Any] = rows, pixels: npt.NDArray[np.uint8] = pixels) -> None:
-                before = known.get(rows[offset]["sha256"])
+                before = last.pixels(rows[offset]["sha256"]) if last else None
                 pixels[offset] = _picture(dataset, rows[offset], size) if before is None else before
 
             for offset, _ in enumerate(pool.map(fill, range(len(rows))), start=1):

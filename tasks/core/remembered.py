@@ -34,8 +34,8 @@ from tasks.core.errors import NotFound
 from tasks.core.step import NAMES, code_digest
 from tasks.core.store import Object, Store
 
-MERGED_BYTES = 16 << 20
-"""A file of this size is merged no more, which bounds what a merge holds in memory (about five times as much)."""
+MERGED_BYTES = 4 << 20
+"""A file of this size is merged no more: what is remembered of a large scan is written once, a thousand rows a file."""
 
 LISTINGS = 200  # of a reader, while others merge: each is there because one of them got further
 

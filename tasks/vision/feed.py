@@ -143,7 +143,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         if self._feed == "resident":
             inputs["rows"] = np.searchsorted(self._resident_rows, rows).astype(np.int32)
         elif self._feed == "warped" and matrices is not None:
-            inputs["images"] = augment.warp(self._pack.views(rows), matrices)
+            inputs["images"] = augment.warp(self._pack.gather(rows), matrices)
         else:
             inputs["images"] = self._pack.gather(rows)
         if self._feed != "warped" and matrices is not None:

@@ -1,7 +1,9 @@
 """The pack: all images of a training at one size, read by row."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,10 @@ from tasks.core.errors import DataError
 
 
 class Pack:
-    """uint8 images [n, size, size, 3] in `.npy` shards, mapped into memory: only what is read is loaded."""
+    """uint8 images [n, size, size, 3] in `.npy` shards: only what is asked for is read.
+
+    They are read, not mapped into memory: mapped pages count as the process's until something else needs them.
+    """
 
     def __init__(self, shards: Sequence[Path], rows: pd.DataFrame) -> None:
         """Open the shards.
@@ -23,8 +28,8 @@ class Pack:
         Raises:
             DataError: the shards are not images of one size, or the table does not fit them.
         """
-        self._shards = [_open(path) for path in shards]
-        sizes = sorted({shard.shape[1] for shard in self._shards})
+        self._shards = [_Shard(path) for path in shards]
+        sizes = sorted({shard.size for shard in self._shards})
         if len(sizes) != 1:
             raise DataError(f"The pack holds images of {len(sizes)} sizes {sizes}: expected one. Pack it anew.")
         self.size: int = sizes[0]
@@ -32,7 +37,7 @@ class Pack:
         self._offset = rows["offset"].to_numpy()
         if not np.array_equal(rows["row"], np.arange(len(rows))):
             raise DataError("The pack's rows are not numbered 0, 1, 2, …. Pack it anew.")
-        lengths = np.array([len(shard) for shard in self._shards])
+        lengths = np.array([shard.images for shard in self._shards])
         known = (self._shard >= 0) & (self._shard < len(lengths))
         inside = known & (self._offset >= 0) & (self._offset < lengths[np.where(known, self._shard, 0)])
         if not inside.all():
@@ -41,28 +46,31 @@ class Pack:
     def __len__(self) -> int:
         return len(self._shard)
 
-    def views(self, rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.uint8]]:
-        """The images of these rows where they lie: uint8 [size, size, 3] RGB, not to be written to."""
-        return [
-            self._shards[shard][offset] for shard, offset in zip(self._shard[rows], self._offset[rows], strict=True)
-        ]
-
     def gather(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """The images of these rows, in their order: uint8 [n, size, size, 3] RGB."""
         images = np.empty((len(rows), self.size, self.size, 3), np.uint8)
-        for shard in np.unique(self._shard[rows]):
-            here = self._shard[rows] == shard
-            images[here] = self._shards[shard][self._offset[rows[here]]]
+        for image, shard, offset in zip(images, self._shard[rows].tolist(), self._offset[rows].tolist(), strict=True):
+            self._shards[shard].read(offset, image)
         return images
 
 
-def _open(path: Path) -> npt.NDArray[np.uint8]:
-    try:
-        shard = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is not a shard of a pack: {error}. Pack it anew.") from error
-    if shard.dtype != np.uint8 or shard.ndim != 4 or shard.shape[1:] != (shard.shape[1], shard.shape[1], 3):
-        raise DataError(
-            f"{path} holds {shard.dtype} {list(shard.shape)}: expected uint8 [n, size, size, 3]. Pack it anew."
-        )
-    return np.asarray(shard)
+class _Shard:
+    """One file of images."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            mapped: np.memmap[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115  # read from as long as there is a pack
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path} is not a shard of a pack: {error}. Pack it anew.") from error
+        shape = mapped.shape
+        if mapped.dtype != np.uint8 or mapped.ndim != 4 or shape[1:] != (shape[1], shape[1], 3):
+            raise DataError(
+                f"{path} holds {mapped.dtype} {list(shape)}: expected uint8 [n, size, size, 3]. Pack it anew."
+            )
+        self.images, self.size, self._start = shape[0], shape[1], mapped.offset
+
+    def read(self, offset: int, image: npt.NDArray[np.uint8]) -> None:
+        """Read one image; safe in threads."""
+        if os.preadv(self._file.fileno(), [image.data], self._start + offset * image.nbytes) < image.nbytes:
+            raise DataError(f"{self._file.name} was cut short while it was in use. Pack it anew.")
