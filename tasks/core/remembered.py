@@ -66,12 +66,14 @@ class Remembered:
         """The remembered rows of these objects, one for each that is known, in no promised order."""
         tables: dict[str, pa.Table] = {}
         for _ in range(LISTINGS):
+            # Until one shows nothing more: a listing takes a while, and what is merged meanwhile it may show neither
+            # where it was nor where it went.
             unread = [file for file in self._files() if file.key not in tables]
+            if not unread:
+                break
             for file in unread:
                 if (table := self._read(file)) is not None:
                     tables[file.key] = table.filter(pc.is_in(table["identity"], identities))
-            if all(file.key in tables for file in unread):
-                break
         return _distinct(pa.concat_tables([self.schema.empty_table(), *tables.values()]))
 
     def keep(self, rows: pa.Table) -> None:
