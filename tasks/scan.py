@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -29,6 +29,7 @@ from itertools import islice
 from typing import Any
 
 import cv2
+import loky
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -261,11 +262,13 @@ def _workers(images: int) -> Iterator[Executor]:
         with ThreadPoolExecutor(count) as threads:
             yield threads
         return
-    # Forked from a server that has imported this module once, and runs no threads.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # Loky's processes are new ones, so no thread of this one matters, and they don't import this one's main module: in
+    # an Airflow task that is Airflow, which wants its database.
+    context = loky.backend.get_context("loky")
     try:
-        with ProcessPoolExecutor(count, context, _end_with_the_parent) as processes:
+        with loky.ProcessPoolExecutor(
+            count, context=context, initializer=_end_with, initargs=(os.getpid(),)
+        ) as processes:
             yield processes
     except BrokenProcessPool as error:
         raise StoreError(
@@ -274,16 +277,15 @@ def _workers(images: int) -> Iterator[Executor]:
         ) from error
 
 
-def _end_with_the_parent() -> None:
+def _end_with(parent: int) -> None:
     """A worker whose parent is killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
 
-    def wait() -> None:
-        if parent:
-            parent.join()
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _look_at_group(uri: str, threads: int, params: Params, group: list[Listed]) -> list[Row]:

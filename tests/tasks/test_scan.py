@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -172,6 +174,28 @@ def test_processes_see_what_threads_see(
     by_processes = run_step("scan", {"snapshot": snapshot})
     assert by_processes.metrics["decoded"] == 14
     assert contents(by_processes) == tables
+
+
+def test_processes_do_without_the_main_module(snapshot: Artifact, tmp_path: Path) -> None:
+    main = tmp_path / "main.py"
+    main.write_text(
+        """
+assert __name__ == "__main__", "imported anew, as Airflow in its tasks can't be"
+import sys
+from tasks import scan
+from tasks.core.step import execute, load
+scan.WORTH_A_PROCESS = scan.GROUP = 1
+print(execute("scan", {"snapshot": sys.argv[1]}, load("scan").params.of({}), sys.argv[2]).artifact.metrics)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, main, snapshot.uri, tmp_path / "store"],
+        env={**os.environ, "GESSO_WORKERS": "2", "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'decoded': 14" in done.stdout
 
 
 def die(*_: object) -> None:
