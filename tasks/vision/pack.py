@@ -1,6 +1,7 @@
 """The pack: all images of a training at one size, read by row."""
 
 import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,11 @@ class _Shard:
     def __init__(self, path: Path) -> None:
         try:
             mapped: np.memmap[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-            self._file = open(path, "rb", buffering=0)  # noqa: SIM115  # read from as long as there is a pack
+            self._file = os.open(path, os.O_RDONLY)
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path} is not a shard of a pack: {error}. Pack it anew.") from error
-        shape = mapped.shape
+        weakref.finalize(self, os.close, self._file)
+        self._path, shape = path, mapped.shape
         if mapped.dtype != np.uint8 or mapped.ndim != 4 or shape[1:] != (shape[1], shape[1], 3):
             raise DataError(
                 f"{path} holds {mapped.dtype} {list(shape)}: expected uint8 [n, size, size, 3]. Pack it anew."
@@ -72,5 +74,5 @@ class _Shard:
 
     def read(self, offset: int, image: npt.NDArray[np.uint8]) -> None:
         """Read one image; safe in threads."""
-        if os.preadv(self._file.fileno(), [image.data], self._start + offset * image.nbytes) < image.nbytes:
-            raise DataError(f"{self._file.name} was cut short while it was in use. Pack it anew.")
+        if os.preadv(self._file, [image.data], self._start + offset * image.nbytes) < image.nbytes:
+            raise DataError(f"{self._path} was cut short while it was in use. Pack it anew.")
