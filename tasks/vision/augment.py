@@ -8,7 +8,6 @@ Parameters and matrices are drawn in one place, whatever follows them: `warp` (O
 `warp_in_step` (keras.ops), which is compiled into the training step. Both give the same picture.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -70,12 +69,10 @@ def matrices(drawn: Draw, size: int) -> npt.NDArray[np.float64]:
     return result
 
 
-def warp(
-    images: Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8], matrices: npt.NDArray[np.floating]
-) -> npt.NDArray[np.uint8]:
-    """Warp each image [size, size, 3] by its matrix, bilinear, the border repeated outwards: [n, size, size, 3]."""
-    size = images[0].shape[0]
-    warped = np.empty((len(images), size, size, 3), np.uint8)
+def warp(images: npt.NDArray[np.uint8], matrices: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    """Warp each image [n, size, size, 3] by its matrix, bilinear, the border repeated outwards: of the same shape."""
+    size = images.shape[1]
+    warped = np.empty_like(images)
     # Pixels of four bytes are warped twice as fast as those of three, and these stay in the processor's cache.
     source, target = (np.empty((size, size, 4), np.uint8) for _ in range(2))
     for image, matrix, result in zip(images, matrices, warped, strict=True):
