@@ -234,16 +234,17 @@ def _look_at_all(
         for key, size, etag, version, modified in zip(*columns, strict=True)
     )
     groups = iter(lambda: list(islice(listed, GROUP)), [])
-    started = logged = time.monotonic()
-    done = 0
+    done, started, logged = 0, 0.0, 0.0
     with _workers(len(rows)) as pool:
         # Over a network most of the time is waiting.
         threads = 1 if store.local_path("") else max(1, store.threads // settings().threads)
         look_at = partial(_look_at_group, store.uri, threads, params)
         for seen in ahead(pool, look_at, groups, 4 * settings().threads):
             yield from seen
-            done += len(seen)
             now = time.monotonic()
+            if not done:  # what was imported and compiled before the first ones tells nothing of the others
+                started = logged = now
+            done += len(seen)
             if now - logged >= LOG_SECONDS:
                 logged, rate = now, done / (now - started)
                 left = (len(rows) - done) / rate
