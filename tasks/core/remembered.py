@@ -3,10 +3,10 @@
     remembered/<step>/<code>/<data set>/<shard>-of-<shards>-<sha256>.parquet
 
 Immutable Parquet files of one schema, with the columns `identity` (by which a row is recalled) and `place` (uint64: a
-row belongs to shard `place % shards`). Each scan adds a file of its new rows, and merges files as a log-structured
-store does: small ones into larger ones, so that each file is more than twice all smaller ones together, up to
-`MERGED_BYTES`. So their number grows with the logarithm of the number of runs. Files of another number of shards are
-divided anew.
+row belongs to shard `place % shards`). Each scan adds files of its new rows, and merges them as a log-structured store
+does: small ones into larger ones, so that each file is more than twice all smaller ones together, up to `MERGED_BYTES`.
+So their number grows with that of the rows, and with that of the runs only by its logarithm. Files of another number of
+shards are divided anew.
 
 Writers need no lock. A file's name holds the SHA-256 of its content, and a file is removed only after its rows are in
 another one: two who merge the same files make the same file, and two who merge different ones leave a few rows twice
