@@ -210,66 +210,46 @@ def compare(images: int, ways: Ways, rounds: int = 2) -> Figure:
     return reference / own, "images/s: " + ", ".join(f"{way} {images / least:,.0f}" for way, least in taken.items())
 
 
+def scan_against(way: str, work: Callable[[], object], folder: Path, images: int, rounds: int = 2) -> Figure:
+    """Speed of a scan of the folder by that of another way through it."""
+    ways: Ways = {way: lambda: seconds(work), "scan": lambda: of_scan(str(folder))}
+    return compare(images, ways, rounds)
+
+
 def vs_cleanvision(made: Folder, data: Path | None) -> Figure:
     paths = made.paths("jpg", JPEGS)
-    return compare(
-        len(paths),
-        {
-            "CleanVision": lambda: seconds(lambda: by_cleanvision(made["jpg"])),
-            "scan": lambda: of_scan(str(made["jpg"])),
-        },
-        rounds=1,
-    )
+    return scan_against("CleanVision", lambda: by_cleanvision(made["jpg"]), made["jpg"], len(paths), rounds=1)
 
 
 def vs_three_passes(made: Folder, data: Path | None) -> Figure:
     paths = made.paths("jpg", JPEGS)
-    return compare(
-        len(paths),
-        {
-            "three passes": lambda: seconds(lambda: three_passes(paths)),
-            "scan": lambda: of_scan(str(made["jpg"])),
-        },
-    )
+    return scan_against("three passes", lambda: three_passes(paths), made["jpg"], len(paths))
 
 
 def vs_decode_limit(made: Folder, data: Path | None) -> Figure:
     paths = made.paths("jpg", JPEGS)
-    return compare(
-        len(paths),
-        {
-            "decode": lambda: seconds(
-                lambda: in_threads(lambda path: simplejpeg.decode_jpeg(path.read_bytes()), paths)
-            ),
-            "scan": lambda: of_scan(str(made["jpg"])),
-        },
-    )
+
+    def decode(path: Path) -> object:
+        return simplejpeg.decode_jpeg(path.read_bytes())
+
+    return scan_against("decode", lambda: in_threads(decode, paths), made["jpg"], len(paths))
 
 
 def png_vs_decode(made: Folder, data: Path | None) -> Figure:
     paths = made.paths("png", PNGS)
-    return compare(
-        len(paths),
-        {
-            "decode": lambda: seconds(
-                lambda: in_threads(lambda path: cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR), paths)
-            ),
-            "scan": lambda: of_scan(str(made["png"])),
-        },
-    )
+
+    def decode(path: Path) -> object:
+        return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+
+    return scan_against("decode", lambda: in_threads(decode, paths), made["png"], len(paths))
 
 
 def real_vs_cleanvision(made: Folder, data: Path | None) -> Figure:
     if data is None:
         return None, "no --data"
     folder = data / "images" if (data / "images").is_dir() else data
-    return compare(
-        sum(path.is_file() for path in folder.rglob("*")),
-        {
-            "CleanVision": lambda: seconds(lambda: by_cleanvision(folder)),
-            "scan": lambda: of_scan(str(folder)),
-        },
-    )
+    images = sum(path.is_file() for path in folder.rglob("*"))
+    return scan_against("CleanVision", lambda: by_cleanvision(folder), folder, images)
 
 
 def s3_vs_files(made: Folder, data: Path | None) -> Figure:
