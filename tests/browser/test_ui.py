@@ -159,6 +159,7 @@ def test_an_approval_is_asked_for_shown_and_given(person: People, airflow: Airfl
     kim.open(f"/dags/retrain/runs/{run.run_id}/tasks/approve/required_actions")
     expect(kim.page.get_by_text("Promote the new model?").first).to_be_visible()
     expect(kim.page.get_by_role("link", name="The run so far")).to_be_visible()
+    airflow.settles()
     kim.page.get_by_role("button", name="Approve", exact=True).click()
     run.succeeds()
     decision = Artifact.open(run.record()["promote"][0]["artifact"]).json("decision.json")

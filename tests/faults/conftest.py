@@ -127,6 +127,22 @@ class Airflow:
             return False
         return all(part["status"] == "healthy" for part in health.values())
 
+    def settles(self) -> None:
+        """Wait until no task runs and the scheduler knows of the end of each."""
+
+        def is_idle() -> bool:
+            titles = (" ".join(child.cmdline()) for child in self.supervisor().children(recursive=True))
+            return all("<idle>" in title for title in titles if "LocalExecutor:" in title)
+
+        def heartbeat() -> str:
+            health: dict[str, Any] = self.ask("GET", "/api/v2/monitor/health")
+            return str(health["scheduler"]["latest_scheduler_heartbeat"])
+
+        wait_for(is_idle, "the end of all tasks")
+        for _ in range(2):  # the first may end a round that began before
+            last = heartbeat()
+            wait_for(lambda last=last: heartbeat() != last, "the scheduler's next round")
+
     def trigger(self, **params: Any) -> "Run":
         """Start a run, as the Trigger button does."""
         body = {"logical_date": None, "conf": PARAMS | params}
@@ -209,9 +225,12 @@ class Run:
 
     def succeeds(self) -> dict[str, dict[str, Any]]:
         """Wait for its end; the task instances by then."""
-        wait_for(lambda: self.state in ("success", "failed"), f"the end of {self.run_id}", pause=1)
-        tasks = self.tasks()
-        assert self.state == "success", {name: (task["state"], task["try_number"]) for name, task in tasks.items()}
+        try:
+            wait_for(lambda: self.state in ("success", "failed"), f"the end of {self.run_id}", pause=1)
+        finally:
+            tasks = self.tasks()
+            print({name: (task["state"], task["try_number"]) for name, task in tasks.items()})
+        assert self.state == "success"
         return tasks
 
     def record(self) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Asking a person before a promotion, in a live Airflow: who answers, what counts where nobody does."""
 
-import time
 from typing import Any
 
 import pytest
@@ -28,9 +27,9 @@ def answer(run: Run, option: str, note: str) -> None:
     assert "[The run so far](http" in asked["body"]
     assert "/plugin/report)" in asked["body"]
     assert run.task("promote")["state"] is None
-    # Where the answer comes before the scheduler has seen the task pause, within a second, Airflow 3.3.2 takes the
-    # pause for a failure and asks again. No person is so quick.
-    time.sleep(3)
+    # Where the answer comes before the scheduler has seen the task's process end, Airflow 3.3.2 takes the pause for a
+    # failure and asks again. No person is so quick.
+    run.airflow.settles()
     run.airflow.ask("PATCH", path, {"chosen_options": [option], "params_input": {"note": note}})
 
 
