@@ -168,8 +168,8 @@ def step(folder: Path, rounds: int) -> Iterator[tuple[str, float]]:
     batches, speed = batches_of(folder, 96), Speed("residual", 96)
     constant = tensorflow.data.Dataset.from_tensors(batches.make(0)).repeat()
     for _ in range(rounds):
-        yield "constant batch", speed(constant, 8)
-        yield "pack", _fitted(speed, batches, 8)
+        yield "constant batch", speed(constant, 24)
+        yield "pack", _fitted(speed, batches, 24)
 
 
 def prediction(_folder: Path, _rounds: int) -> Iterator[tuple[str, float]]:
