@@ -14,6 +14,9 @@ VERSION := 0.1.0
 VARIANT ?= trainer-cpu
 export DATASET PRESET PARAMS
 
+# Processes side by side whose BLAS threads spin until the other's turn come to a twentieth of their speed.
+test: export OPENBLAS_NUM_THREADS ?= 1
+
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | awk -F'|' '{ printf "make %-18s %s\n", $$1, $$2 }'
 
