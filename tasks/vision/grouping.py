@@ -243,6 +243,16 @@ class Sums:
             np.sum([part.second for part in given], axis=0),
         )
 
+    def without(self, part: Self | None) -> Self | None:
+        """What is left of these rows without some of them; None where there is no weight."""
+        if part is None:
+            return self
+        if part.images == self.images:
+            return None
+        return type(self)(
+            self.images - part.images, self.weight - part.weight, self.first - part.first, self.second - part.second
+        )
+
     @property
     def mean(self) -> Floats:
         """Mean [d]."""

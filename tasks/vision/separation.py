@@ -82,7 +82,7 @@ PRIOR: Mapping[str, int] = {
 
 #: Measures of the finest detail. They tell a style as much as a camera, so only a class's own axis uses them.
 FINE = re.compile("_run_|^pattern|_together_")
-FOLDS = 8
+FOLDS = 24
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Settings:
     reach: float = 0.47  # and where they must lie, between its illustrations (0) and other classes' photographs (1)
     painting_reach: float = 0.72  # the same for a class set aside
     painting_shrinkage: float = 0.15  # of its axis, against the mean variance
-    painting_middle: float = 0.3  # score from which its images change sides
+    painting_middle: float = 0.32  # score from which its images change sides
     painting_slope: float = 6.0  # how sharply
     painting_many: float = 0.16  # share of photographs from which it is told by its own
     painting_own_share: float = 0.8  # own_share from then on
@@ -413,13 +413,14 @@ class _Search:
         settings, scores = self.settings, np.zeros(len(rows))
         folds = np.arange(len(rows)) % FOLDS  # rows are in the order of their content
         parts = [
-            (Sums.of(self.ranked[rows[folds == fold]], photographs[folds == fold]),
-             Sums.of(self.ranked[rows[folds == fold]], illustrations[folds == fold]))
-            for fold in range(FOLDS)
-        ]  # fmt: skip
+            [Sums.of(self.ranked[rows[folds == fold]], weights[folds == fold]) for fold in range(FOLDS)]
+            for weights in (photographs, illustrations)
+        ]
+        wholes = [Sums.total(part) for part in parts]
         for fold in range(FOLDS):
-            others = [part for other, part in enumerate(parts) if other != fold]
-            own_upper, own_lower = (Sums.total(part[side] for part in others) for side in (0, 1))
+            own_upper, own_lower = (
+                whole and whole.without(part[fold]) for whole, part in zip(wholes, parts, strict=True)
+            )
             high: Sums | None = upper
             low = lower
             if own_upper is not None and (count := photographs[folds != fold].sum()) >= settings.few:
