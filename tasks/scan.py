@@ -13,22 +13,18 @@ Writes, sorted by key:
 """
 
 import hashlib
-import math
 import multiprocessing
 import os
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from datetime import UTC, datetime
-from functools import cache, partial
+from dataclasses import fields
+from functools import partial
 from itertools import islice
 from typing import Any
 
-import cv2
 import loky
 import numpy as np
 import numpy.typing as npt
@@ -39,14 +35,14 @@ import pyarrow.parquet as pq
 
 from tasks.core import params
 from tasks.core.artifacts import Inputs, Output, canonical
-from tasks.core.errors import DataError, NotFound, StoreError
+from tasks.core.errors import StoreError
 from tasks.core.objects import ahead
 from tasks.core.remembered import Remembered, place_of
 from tasks.core.settings import settings
 from tasks.core.step import code_digest
-from tasks.core.store import Store, in_threads, open_store
-from tasks.vision.features import FEATURE_NAMES, FEATURE_SIZE, describe, fit
-from tasks.vision.images import open_image, perceptual_hash, thumbnail_jpeg
+from tasks.core.store import Store, open_store
+from tasks.vision.features import FEATURE_NAMES
+from tasks.vision.look import LOST, Listed, Row, end_with, look_at
 
 INPUTS = ("snapshot",)
 Params = params.ScanParams
@@ -55,44 +51,6 @@ LOG_SECONDS = 10
 BATCH = 1_000  # images whose rows are written at a time
 GROUP = 16  # images that a worker takes on at a time
 WORTH_A_PROCESS = 1_000  # images for each worker: a process takes seconds to start
-_COLOUR = [FEATURE_NAMES.index(n) for n in ("hue_mean_cosine", "hue_mean_sine", "lightness_mean", "saturation_mean")]
-GONE, CHANGED = LOST = ("gone since the snapshot", "changed since the snapshot")
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """An image of the snapshot, to be looked at."""
-
-    key: str
-    bytes: int
-    etag: str
-    version: str | None
-    modified: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What one look at an image tells. Fields are columns of scan.parquet, except the last two."""
-
-    status: str  # "ok" or "unreadable"
-    error: str  # why it is unreadable
-    note: str = ""
-    width: int = 0
-    height: int = 0
-    format: str = ""
-    mode: str = ""
-    frames: int = 0
-    orientation: int = 1
-    has_alpha: bool = False
-    sha256: str = ""
-    phash: str = ""
-    brightness: float = 0.0
-    sharpness: float = 0.0
-    hue: float = 0.0
-    lightness: float = 0.0
-    saturation: float = 0.0
-    features: bytes = b""  # float32 [len(FEATURE_NAMES)]
-    jpeg: bytes = b""
 
 
 #: Types of the columns that a row adds to the snapshot's.
@@ -167,51 +125,6 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
     }
 
 
-def look(data: bytes, max_pixels: int) -> Row:
-    """Decode a file and describe what is seen; never raises for what the file holds."""
-    sha256 = hashlib.sha256(data).hexdigest()
-    try:
-        image = open_image(data, max_pixels=max_pixels, min_side=FEATURE_SIZE, reduced=False)
-    except DataError as error:
-        return Row("unreadable", str(error), sha256=sha256)
-    small = fit(image.pixels)
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    features = describe(small)
-    hue, lightness, saturation = mean_colour(features)
-    return Row(
-        status="ok",
-        error="",
-        note=image.note,
-        width=image.width,
-        height=image.height,
-        format=image.format,
-        mode=image.mode,
-        frames=image.frames,
-        orientation=image.orientation,
-        has_alpha=image.has_alpha,
-        sha256=sha256,
-        phash=perceptual_hash(small),
-        brightness=cv2.mean(grey)[0],
-        sharpness=float(cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1][0, 0] ** 2),
-        hue=hue,
-        lightness=lightness,
-        saturation=saturation,
-        features=features.tobytes(),
-        jpeg=thumbnail_jpeg(small, FEATURE_SIZE),
-    )
-
-
-def mean_colour(features: npt.NDArray[np.float32]) -> tuple[float, float, float]:
-    """Mean hue in degrees (circular, weighted by chroma: a grey pixel has no hue), lightness and saturation in 0..1."""
-    cosine, sine, lightness, saturation = features[_COLOUR].tolist()
-    return math.degrees(math.atan2(sine, cosine)) % 360, lightness, saturation
-
-
-def max_bytes(params: Params) -> int:
-    """More bytes than any sensible file with the allowed number of pixels: 8 for each, and some for what is beside."""
-    return int(params.max_megapixels * 8e6) + (16 << 20)
-
-
 def _identities(images: pd.DataFrame, dataset: str, max_megapixels: float) -> Iterator[str]:
     """By what each image's row is remembered. The limit decides about an image as its content does."""
     columns = [images[name].tolist() for name in ("key", "bytes", "etag", "version")]
@@ -238,8 +151,8 @@ def _look_at_all(
     with _workers(len(rows)) as pool:
         # Over a network most of the time is waiting.
         threads = 1 if store.local_path("") else max(1, store.threads // settings().threads)
-        look_at = partial(_look_at_group, store.uri, threads, params)
-        for seen in ahead(pool, look_at, groups, 4 * settings().threads):
+        look = partial(look_at, store.uri, threads, int(params.max_megapixels * 1e6))
+        for seen in ahead(pool, look, groups, 4 * settings().threads):
             yield from seen
             now = time.monotonic()
             if not done:  # what was imported and compiled before the first ones tells nothing of the others
@@ -268,7 +181,7 @@ def _workers(images: int) -> Iterator[Executor]:
     context = loky.backend.get_context("loky")
     try:
         with loky.ProcessPoolExecutor(
-            count, context=context, initializer=_end_with, initargs=(os.getpid(),)
+            count, context=context, initializer=end_with, initargs=(os.getpid(),)
         ) as processes:
             yield processes
     except BrokenProcessPool as error:
@@ -276,56 +189,6 @@ def _workers(images: int) -> Iterator[Executor]:
             "A process of the scan was ended from outside, likely since the machine has too little memory. What was "
             "seen is remembered: run again. Lower GESSO_WORKERS where it happens again."
         ) from error
-
-
-def _end_with(parent: int) -> None:
-    """A worker whose parent is killed would wait for work for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _look_at_group(uri: str, threads: int, params: Params, group: list[Listed]) -> list[Row]:
-    cv2.setNumThreads(1)  # all cores are busy with an image each
-    store = _opened(uri)
-    return list(
-        in_threads(lambda each: _look_at(store, each, params), group, threads)
-        if threads > 1
-        else (_look_at(store, each, params) for each in group)
-    )
-
-
-@cache
-def _opened(uri: str) -> Store:
-    return open_store(uri)
-
-
-def _look_at(store: Store, each: Listed, params: Params) -> Row:
-    if each.bytes > max_bytes(params):
-        return Row("unreadable", f"{each.bytes / 1e6:,.0f} MB, more than an image of the allowed size can have")
-    try:
-        data, same = _read(store, each)
-    except NotFound:
-        return Row("unreadable", GONE)
-    if not same or len(data) != each.bytes:
-        return Row("unreadable", CHANGED)
-    return look(data, int(params.max_megapixels * 1e6))
-
-
-def _read(store: Store, each: Listed) -> tuple[bytes, bool]:
-    """The object's bytes, and whether they are still those that the snapshot lists."""
-    if each.version:
-        return store.get(each.key, each.version), True
-    path = store.local_path(each.key)
-    if path is None:
-        data, etag = store.get_with_etag(each.key)
-        return data, etag.strip('"') == each.etag
-    data = store.get(each.key)
-    return data, abs(datetime.fromtimestamp(path.stat().st_mtime, UTC) - each.modified).total_seconds() < 1e-3
 
 
 class Tables:

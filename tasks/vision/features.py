@@ -16,6 +16,7 @@ OpenCV makes planes of the picture, and what counts their pixels is compiled by 
 # What is compiled is typed by Numba, whose whole numbers and floats are not NumPy's.
 # mypy: disable-error-code="operator,assignment,arg-type,no-any-return,call-overload,index,misc"
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -70,27 +71,20 @@ def describe(rgb: Bytes) -> Singles:
     dark = cv2.morphologyEx(grey, cv2.MORPH_BLACKHAT, _BROAD)
     bright = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, _BROAD)
     residual = cv2.absdiff(grey, cv2.medianBlur(grey, 3))
-    edges = np.empty((5, grey.size), np.float32)
-    for magnitude, plane in zip(edges, (grey, reddish, bluish, saturation, cv2.blur(grey, (5, 5))), strict=True):
-        _magnitude(_padded(plane), magnitude)
+    blurred, smooth = cv2.blur(grey, (5, 5)), cv2.blur(rgb, (3, 3))
     out = np.empty(len(FEATURE_NAMES))
-    at = _tones(lightness, _N_LOG_N, out, 0)
-    at = _tones(saturation, _N_LOG_N, out, at)
-    at = _hues(hue, lightness, saturation, out, at)
-    at = _together(saturation, lightness, _N_LOG_N, out, at)
-    at = _together(hue, lightness, _N_LOG_N, out, at)
-    at = _palette(red, green, blue, _N_LOG_N, out, at)
-    at = _flatness(red, green, blue, grey, toned, span, _padded(grey), out, at)
-    at = _gradients(edges, toned, _N_LOG_N, out, at)
-    at = _lines(dark, bright, residual, toned, out, at)
-    at = _bands(grey, out, at)
-    for plane, step in ((reddish, 1), (bluish, 1), (saturation, 3)):
-        at = _transitions(plane, step, out, at)
-    for radius in (1, 2, 4):
-        at = _patterns(grey if radius == 1 else cv2.blur(grey, (radius, radius)), radius, out, at)
-    at = _edges_together(edges, out, at)
-    smooth_red, smooth_green, smooth_blue = (cv2.blur(channel, (3, 3)) for channel in (red, green, blue))
-    _detail_together(red, green, blue, smooth_red, smooth_green, smooth_blue, out, at)
+    _measure(
+        (red, green, blue),
+        cv2.split(smooth),
+        (hue, lightness, saturation),
+        (reddish, bluish),
+        (grey, cv2.blur(grey, (2, 2)), cv2.blur(grey, (4, 4))),
+        (toned, span, dark, bright, residual),
+        (_padded(grey), _padded(reddish), _padded(bluish), _padded(saturation), _padded(blurred)),
+        _bands(grey),
+        _N_LOG_N,
+        out,
+    )
     return out.astype(np.float32)
 
 
@@ -626,18 +620,17 @@ def _padded(plane: Bytes) -> Bytes:
     return padded
 
 
-def _bands(grey: Bytes, out: Floats, at: int) -> int:
+def _bands(grey: Bytes) -> Floats:
     """Energy of the picture's detail from the finest scale up, in log2 grey levels, and its decay."""
-    plane = grey.astype(np.float32)
-    for scale in range(4):
+    plane, energies = grey.astype(np.float32), []
+    for _ in range(4):
         smaller = (
             cv2.resize(plane, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) if min(plane.shape) > 1 else plane
         )
         back = cv2.resize(smaller, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        out[at + scale] = math.log2(cv2.norm(plane, back, cv2.NORM_L1) / plane.size + 0.1)
+        energies.append(math.log2(cv2.norm(plane, back, cv2.NORM_L1) / plane.size + 0.1))
         plane = smaller
-    out[at + 4 : at + 7] = np.diff(out[at : at + 4])
-    return at + 7
+    return np.array([*energies, *(coarser - finer for finer, coarser in itertools.pairwise(energies))])
 
 
 _BANDS = (*(f"detail_{i}" for i in range(4)), *(f"detail_decay_{i}" for i in range(3)))
@@ -798,6 +791,50 @@ def _detail_together(
 def _correlation(together: float, left: float, right: float) -> float:
     """Pearson's, of sums of products of what is centred; 0 where one is constant."""
     return together / (max(np.sqrt(left), _TINY) * max(np.sqrt(right), _TINY))
+
+
+@_compiled
+def _measure(
+    colours: tuple[Bytes, Bytes, Bytes],
+    smooth: tuple[Bytes, Bytes, Bytes],
+    hls: tuple[Bytes, Bytes, Bytes],
+    chroma: tuple[Bytes, Bytes],
+    greys: tuple[Bytes, Bytes, Bytes],
+    marks: tuple[Bytes, Bytes, Bytes, Bytes, Bytes],
+    padded: tuple[Bytes, Bytes, Bytes, Bytes, Bytes],
+    bands: Floats,
+    n_log_n: Floats,
+    out: Floats,
+) -> None:
+    """All measures of a picture, in the order of FEATURE_NAMES: in a single call from Python, since each costs."""
+    red, green, blue = colours
+    hue, lightness, saturation = hls
+    reddish, bluish = chroma
+    grey = greys[0]
+    toned, span, dark, bright, residual = marks
+    edges = np.empty((len(padded), grey.size), np.float32)
+    for i in range(len(padded)):
+        _magnitude(padded[i], edges[i])
+    at = _tones(lightness, n_log_n, out, 0)
+    at = _tones(saturation, n_log_n, out, at)
+    at = _hues(hue, lightness, saturation, out, at)
+    at = _together(saturation, lightness, n_log_n, out, at)
+    at = _together(hue, lightness, n_log_n, out, at)
+    at = _palette(red, green, blue, n_log_n, out, at)
+    at = _flatness(red, green, blue, grey, toned, span, padded[0], out, at)
+    at = _gradients(edges, toned, n_log_n, out, at)
+    at = _lines(dark, bright, residual, toned, out, at)
+    for band in bands:
+        out[at] = band
+        at += 1
+    at = _transitions(reddish, 1, out, at)
+    at = _transitions(bluish, 1, out, at)
+    at = _transitions(saturation, 3, out, at)
+    at = _patterns(greys[0], 1, out, at)
+    at = _patterns(greys[1], 2, out, at)
+    at = _patterns(greys[2], 4, out, at)
+    at = _edges_together(edges, out, at)
+    _detail_together(red, green, blue, smooth[0], smooth[1], smooth[2], out, at)
 
 
 _N_LOG_N = np.array([n * np.log2(max(n, 1)) for n in range(FEATURE_SIZE**2 + 1)])

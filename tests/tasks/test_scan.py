@@ -16,9 +16,9 @@ import pytest
 from tasks import scan
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import StoreError
-from tasks.core.params import ScanParams
 from tasks.core.settings import settings
 from tasks.core.store import LocalStore, open_store
+from tasks.vision import look
 from tasks.vision.features import FEATURE_NAMES, describe
 from tasks.vision.images import open_image
 
@@ -121,13 +121,13 @@ def test_a_row_says_what_the_picture_is(run_step: RunStep, tmp_path: Path) -> No
     ids=["red", "yellow", "green", "blue", "grey"],
 )
 def test_mean_hue_is_in_degrees(rgb: tuple[int, int, int], hue: float) -> None:
-    assert scan.mean_colour(describe(np.full((8, 8, 3), rgb, np.uint8)))[0] == pytest.approx(hue, abs=1)
+    assert look.mean_colour(describe(np.full((8, 8, 3), rgb, np.uint8)))[0] == pytest.approx(hue, abs=1)
 
 
 def test_mean_hue_is_circular_and_heeds_no_grey() -> None:
     pixels = np.full((8, 8, 3), 128, np.uint8)
     pixels[0, 0], pixels[0, 1] = (255, 0, 64), (255, 64, 0)  # on both sides of 0 degrees
-    hue, _, _ = scan.mean_colour(describe(pixels))
+    hue, _, _ = look.mean_colour(describe(pixels))
     assert min(hue, 360 - hue) < 2
 
 
@@ -170,7 +170,7 @@ def test_processes_see_what_threads_see(
     settings.cache_clear()
     monkeypatch.setattr(scan, "WORTH_A_PROCESS", 1)
     monkeypatch.setattr(scan, "GROUP", 2)
-    monkeypatch.setattr(scan, "look", None)  # not here
+    monkeypatch.setattr(look, "open_image", None)  # not here
     by_processes = run_step("scan", {"snapshot": snapshot})
     assert by_processes.metrics["decoded"] == 14
     assert contents(by_processes) == tables
@@ -208,7 +208,7 @@ def test_a_process_that_is_ended_from_outside_is_told_of(
     monkeypatch.setenv("GESSO_WORKERS", "2")
     settings.cache_clear()
     monkeypatch.setattr(scan, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(scan, "_look_at_group", die)
+    monkeypatch.setattr(scan, "look_at", die)
     with pytest.raises(StoreError, match="ended from outside"):
         run_step("scan", {"snapshot": snapshot})
 
@@ -222,12 +222,12 @@ def test_few_rows_are_in_memory_at_a_time(run_step: RunStep, tmp_path: Path, mon
     monkeypatch.setattr(scan, "BATCH", 10)
     monkeypatch.setattr(scan, "GROUP", 2)
     looked, written, most = 0, 0, 0
-    look, write_rows = scan.look, scan.Tables.write
+    write_rows = scan.Tables.write
 
-    def count_looks(*given: object) -> scan.Row:
+    def count_looks(uri: str, threads: int, max_pixels: int, group: list[look.Listed]) -> list[look.Row]:
         nonlocal looked
-        looked += 1
-        return look(*given)
+        looked += len(group)
+        return look.look_at(uri, threads, max_pixels, group)
 
     def count_rows(tables: scan.Tables, images: pd.DataFrame, rows: pa.Table) -> None:
         nonlocal written, most
@@ -235,7 +235,7 @@ def test_few_rows_are_in_memory_at_a_time(run_step: RunStep, tmp_path: Path, mon
         written += len(rows)
         write_rows(tables, images, rows)
 
-    monkeypatch.setattr(scan, "look", count_looks)
+    monkeypatch.setattr(scan, "look_at", count_looks)
     monkeypatch.setattr(scan.Tables, "write", count_rows)
     made = run_step("scan", {"snapshot": snapshot}, max_megapixels=99)
     assert (looked, written) == (200, 200)
@@ -253,19 +253,19 @@ def test_what_was_seen_before_an_error_is_remembered(
 ) -> None:
     monkeypatch.setattr(scan, "BATCH", 2)
     monkeypatch.setattr(scan, "GROUP", 1)
-    look, looked = scan.look, 0
+    looked = 0
 
-    def look_at_eleven(*given: object) -> scan.Row:
+    def look_at_eleven(uri: str, threads: int, max_pixels: int, group: list[look.Listed]) -> list[look.Row]:
         nonlocal looked
         looked += 1
         if looked > 11:
             raise MemoryError
-        return look(*given)
+        return look.look_at(uri, threads, max_pixels, group)
 
     with monkeypatch.context() as until_then:
         until_then.setenv("GESSO_WORKERS", "1")
         settings.cache_clear()
-        until_then.setattr(scan, "look", look_at_eleven)
+        until_then.setattr(scan, "look_at", look_at_eleven)
         with pytest.raises(MemoryError):
             run_step("scan", {"snapshot": snapshot})
     settings.cache_clear()
@@ -386,4 +386,4 @@ def test_a_bucket_is_scanned_as_listed(run_step: RunStep, request: pytest.Fixtur
 
 
 def test_more_pixels_may_be_more_bytes() -> None:
-    assert scan.max_bytes(ScanParams(max_megapixels=200)) > scan.max_bytes(ScanParams(max_megapixels=100)) > 8e8
+    assert look.max_bytes(200_000_000) > look.max_bytes(100_000_000) > 8e8
