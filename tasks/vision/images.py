@@ -8,11 +8,13 @@ profiles are not applied.
 
 import io
 import re
+import struct
 import threading
 import warnings
 import zlib
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import reduce
 
 import cv2
 import numpy as np
@@ -20,6 +22,7 @@ import numpy.typing as npt
 import PIL.Image
 import PIL.ImageFile
 import simplejpeg
+from isal import isal_zlib
 
 from tasks.core.errors import DataError
 
@@ -46,6 +49,8 @@ _ORIENTATION = 0x0112  # the tag's number in EXIF and TIFF
 # Chunks of a PNG with more to it than opaque pixels: EXIF, or texts that may hold it, animation and transparency.
 _NOT_PLAIN = {b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"acTL", b"tRNS"}
 _DEFLATED = 1032  # so many bytes zlib makes of one at most; where there are fewer, libpng prints to stderr
+_CHANNELS = {0: 1, 2: 3}  # of a PNG that is grey or RGB
+_BLOCK = 0xFFFF  # bytes that a stored block of a zlib stream holds at most
 # What libjpeg complains of although every pixel was decoded.
 _HARMLESS = re.compile("extraneous bytes before marker|Invalid SOS parameters|Unknown Adobe color transform")
 
@@ -204,9 +209,46 @@ def _is_plain(data: bytes, chunks: dict[bytes, int], pixels: int) -> bool:
 
 
 def _png(data: bytes) -> Pixels | None:
-    """The pixels of a PNG of 8 bits without transparency, as Pillow gives them; None where its data are damaged."""
-    pixels: Pixels | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)  # faster than Pillow's
+    """The pixels of a plain PNG, as Pillow gives them; None where its data are damaged."""
+    inflated = _inflated_png(data) or data
+    pixels: Pixels | None = cv2.imdecode(np.frombuffer(inflated, np.uint8), cv2.IMREAD_COLOR_RGB)  # as Pillow, faster
     return pixels
+
+
+def _inflated_png(data: bytes) -> bytes | None:
+    """The same picture as a PNG whose rows aren't compressed; None where it isn't 8 bits, RGB or grey, or is damaged.
+
+    Most of a PNG's decode is inflating, which ISA-L does more than twice as fast as the zlib in OpenCV. What is left to
+    OpenCV are the rows' filters.
+    """
+    width, height, bits, kind, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    if bits != 8 or kind not in _CHANNELS or interlaced:
+        return None
+    at, before = 8, 0
+    deflated: list[bytes] = []
+    while (name := data[at + 4 : at + 8]) != b"IEND":
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if name == b"IDAT":
+            before = before or at
+            deflated.append(data[at + 8 : end - 4])
+        at = end
+    size = height * (1 + width * _CHANNELS[kind])
+    stream = isal_zlib.decompressobj()
+    try:
+        rows = memoryview(stream.decompress(b"".join(deflated), size + 1))
+    except isal_zlib.error:  # type: ignore[misc]  # its stub says that it is an instance
+        return None
+    if len(rows) != size or not stream.eof:
+        return None
+    body: list[bytes | memoryview] = [
+        b"IDAT\x78\x01"
+    ]  # a zlib stream (RFC 1950) of blocks that are stored as they are (RFC 1951, 3.2.4)
+    for start in range(0, size, _BLOCK):
+        block = rows[start : start + _BLOCK]
+        body += [struct.pack("<BHH", start + _BLOCK >= size, len(block), len(block) ^ 0xFFFF), block]
+    body.append(struct.pack(">I", zlib.adler32(rows)))
+    length, checksum = sum(map(len, body)) - len(b"IDAT"), reduce(lambda crc, part: zlib.crc32(part, crc), body, 0)
+    return b"".join([data[:before], struct.pack(">I", length), *body, struct.pack(">I", checksum), data[at:]])
 
 
 def _check_strips(data: bytes, file: PIL.Image.Image) -> None:

@@ -396,6 +396,14 @@ def test_a_png_has_the_pixels_that_pillow_sees(mode: str, options: dict[str, obj
     np.testing.assert_array_equal(opened(data).pixels, seen)
 
 
+def test_a_png_in_many_chunks_with_others_before_them_has_its_pixels() -> None:
+    header = (400).to_bytes(4, "big") + (300).to_bytes(4, "big") + b"\x08\x02\0\0\0"
+    stream = zlib.compress(b"".join(b"\0" + line.tobytes() for line in texture()))
+    pieces = [(b"IDAT", stream[at : at + 999]) for at in range(0, len(stream), 999)]
+    data = png(header, (b"gAMA", (100_000).to_bytes(4, "big")), (b"PLTE", bytes(range(6))), *pieces, (b"IDAT", b""))
+    np.testing.assert_array_equal(opened(data).pixels, texture())
+
+
 def test_only_a_jpeg_is_reduced_where_that_is_wanted() -> None:
     for kind, shape in (("JPEG", (75, 100, 3)), ("PNG", (300, 400, 3))):
         picture = open_image(encode(texture(), kind), max_pixels=1_000_000, min_side=64, reduced=False)
