@@ -30,7 +30,7 @@ PARAMS = {
     "image_size": 32, "min_per_class": 10, "max_per_class": 40, "gpus": 0, "stop_patience": 1000, "min_macro_f1": 0,
 }  # fmt: skip
 #: Long enough to be killed in the middle.
-LONG = 80
+LONG = 300
 
 
 @pytest.fixture(scope="module")
