@@ -3,7 +3,7 @@
     make bench-incremental
 
 Draws --images (20,000) small JPEGs in the classes and the shares of the original's data set, and runs the steps of the
-data preparation, snapshot to resample, three times, each time in a process that has imported its libraries on a small
+data preparation, snapshot to pack, three times, each time in a process that has imported its libraries on a small
 data set before: cold; with 1% more images; and with nothing new. Prints the seconds of each step, and what the listing
 alone takes. Ends with one line of JSON:
 
@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-STEPS = ("snapshot", "scan", "validate", "eda", "cluster", "drift", "resample")
+STEPS = ("snapshot", "scan", "validate", "eda", "cluster", "drift", "resample", "pack")
 SIDE = 256  # pixels; with what is drawn, about 20 KB
 
 
@@ -49,7 +49,7 @@ def draw(folder: Path, numbers: range) -> None:
 
 
 def prepare(dataset: Path, store: str) -> dict[str, float]:
-    """Run snapshot to resample; seconds of each step, and of the listing alone."""
+    """Run snapshot to pack; seconds of each step, and of the listing alone."""
     from tasks.core.artifacts import Output
     from tasks.core.checkpoint import Checkpoint
     from tasks.core.step import execute, load

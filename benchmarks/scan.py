@@ -49,7 +49,7 @@ from tasks.core.checkpoint import Checkpoint
 from tasks.core.settings import settings
 from tasks.core.step import execute, load
 from tasks.core.store import open_store
-from tasks.resample import SHARD_BYTES, write_pack
+from tasks.pack import FILE_BYTES, write_pixels
 from tasks.vision.features import describe
 
 HEIGHT, WIDTH = 577, 866
@@ -146,7 +146,7 @@ def packed(folder: Path, paths: list[Path]) -> float:
     with tempfile.TemporaryDirectory() as home:
         store = open_store(home)
         out = Output(Path(home) / "out", store, Checkpoint(store, "pack"))
-        return seconds(lambda: write_pack(open_store(str(folder)), used, 224, SHARD_BYTES // (224 * 224 * 3), out))
+        return seconds(lambda: write_pixels(open_store(str(folder)), used, 224, FILE_BYTES // (224 * 224 * 3), out))
 
 
 def peak(images: int) -> float:

@@ -3,7 +3,7 @@ fast its model then predicts.
 
     make bench-training
 
-Draws JPEGs of half a megapixel, packs them as `resample` does, and measures, both ways by turns in one process:
+Draws JPEGs of half a megapixel, packs them as `pack` does, and measures, both ways by turns in one process:
 
     pipeline_vs_imagedatagenerator      augmented images of 224 px a second of CPU time, by `ImageDataGenerator` with
                                         `flow_from_directory` and from the pack (bar: 15). The pack is made once, by

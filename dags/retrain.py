@@ -56,9 +56,12 @@ def retrain() -> None:
     cluster = step("cluster", validate=validate, scan=scan)
     drift = step("drift", snapshot=snapshot, validate=validate, cluster=cluster, scan=scan)
     resample = step("resample", snapshot=snapshot, validate=validate, cluster=cluster)
-    train = step("train", resample=resample, each=planned, pool="gpu")
-    evaluate = step("evaluate", snapshot=snapshot, validate=validate, cluster=cluster, resample=resample, train=train)
-    judged = {"snapshot": snapshot, "resample": resample, "train": train, "evaluate": evaluate}
+    pack = step("pack", snapshot=snapshot, resample=resample, each=shards)
+    planned >> pack  # which a dry run skips
+    train = step("train", resample=resample, pack=pack, each=planned, pool="gpu")
+    images = {"snapshot": snapshot, "resample": resample, "pack": pack}
+    evaluate = step("evaluate", validate=validate, cluster=cluster, train=train, **images)
+    judged = {"train": train, "evaluate": evaluate, **images}
     approval = Approval(task_id="approve", inputs=judged).output
     promote = step("promote", given=approval, outlets=[CHAMPION], **judged)
     step(

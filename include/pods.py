@@ -1,6 +1,7 @@
 """Steps in pods: training on a GPU node of a Kubernetes cluster.
 
-    train = StepPod.partial(task_id="train", step="train", inputs={"resample": resample}).expand(instance=trainings())
+    inputs = {"resample": resample, "pack": pack}
+    train = StepPod.partial(task_id="train", step="train", inputs=inputs).expand(instance=trainings())
 
 A pod gets the command line that a laptop's process gets. What counts is the committed artifact, whose key is known
 before the pod starts: it is looked for before a pod is started, by the pod as its first act, and when the pod ended, in

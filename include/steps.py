@@ -1,7 +1,7 @@
 """A step as an Airflow task: the URIs of its inputs come in, the URI of its artifact goes out.
 
     resample = step("resample", snapshot=snapshot, validate=validate, cluster=cluster)
-    train = step("train", resample=resample, each=trainings(), pool="gpu")      # one task for each
+    train = step("train", resample=resample, pack=pack, each=trainings(), pool="gpu")      # one task for each
 
 Only URIs and small summaries pass through XCom; images, tables and models stay in the store.
 """

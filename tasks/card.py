@@ -55,7 +55,7 @@ def sections(
     verdicts = resample.table("ledger.parquet", ["verdict"])["verdict"].value_counts()
     left_out = [f"{number:,} {verdict}" for verdict, number in verdicts.items() if verdict != "kept"]
     macro, names = evaluation["macro"], classwise["class"].tolist()
-    size = resample.params.get("image_size", "–")
+    size = model.json("model.json")["image_size"]
     when = f"up to its newest image, of {snapshot['newest']}"
     ninety = operating.iloc[int((operating["coverage"] - 0.9).abs().argmin())]
     return [

@@ -17,7 +17,7 @@ from tasks.core.params import PromoteParams
 from tasks.core.settings import settings
 from tasks.core.store import Store, open_store
 from tasks.vision import images, metrics
-from tasks.vision.pack import Pack
+from tasks.vision.pack import Pack, open_pack
 
 BATCH = 64
 """Images predicted at a time."""
@@ -77,8 +77,7 @@ def fight(inputs: Inputs, rival: Rival) -> Duel:
     """
     resample = inputs.one("resample")
     classes: list[str] = resample.json("classes.json")
-    table = resample.table("pack.parquet").sort_values("row")
-    test = judged_images(inputs, table)
+    test = judged_images(inputs)
     notes = notes_on_classes(classes, rival.labels)
 
     seen = learnt(rival.artifact, resample)
@@ -88,16 +87,12 @@ def fight(inputs: Inputs, rival: Rival) -> Duel:
         notes.append(f"{known.sum()} of {len(test)} test images left out: the champion was trained on them.")
         test = test[~known]
 
-    shards = range(int(table["shard"].max()) + 1)
-    pack = Pack([resample.path(f"pack/{shard:03}.npy") for shard in shards], table)
+    pack = open_pack(resample, inputs.many("pack"))
     if pack.size == rival.size:
         batches = pack_batches(pack, test)
     else:
         notes.append(f"The champion takes images of {rival.size} px, this run's have {pack.size}: read again for it.")
-        snapshot = inputs.one("snapshot")
-        versions = snapshot.table("images.parquet", ["key", "version"])
-        store = open_store(snapshot.json("snapshot.json")["dataset"])
-        batches = fresh_batches(store, test.merge(versions, on="key"), rival.size)
+        batches = fresh_batches(open_store(inputs.one("snapshot").json("snapshot.json")["dataset"]), test, rival.size)
 
     label_of = {name: label for label, name in enumerate(classes)}
     theirs = np.array([label_of.get(name, -1) for name in rival.labels])
@@ -112,12 +107,11 @@ def fight(inputs: Inputs, rival: Rival) -> Duel:
     return Duel(test["label"].to_numpy(), candidate, np.concatenate(champion), notes)
 
 
-def judged_images(inputs: Inputs, table: pd.DataFrame) -> pd.DataFrame:
-    """The pack's rows of the test part, with their SHA-256 and what the candidate predicted."""
-    ledger = inputs.one("resample").table("ledger.parquet", ["key", "sha256"])
+def judged_images(inputs: Inputs) -> pd.DataFrame:
+    """The images of the test part, by row, with what the candidate predicted."""
+    used = inputs.one("resample").table("used.parquet")
     predictions = inputs.one("evaluate").table("predictions.parquet", ["key", "predicted"])
-    test = table[table["part"] == "test"]
-    return test.merge(ledger, on="key", validate="one_to_one").merge(predictions, on="key", validate="one_to_one")
+    return used[used["part"] == "test"].merge(predictions, on="key", validate="one_to_one")
 
 
 def notes_on_classes(classes: list[str], known: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Judge the trained models on the test part, and look closely at the best.
 
-Every model predicts the test part of `resample`'s pack. The best is the one with the highest macro F1 on the validation
+Every model predicts the test part of the pack. The best is the one with the highest macro F1 on the validation
 part, of equals the one with the lower validation loss: the test part only judges, it never chooses. Models of a
 cross-validation's folds are no candidates: their validation scores say how much a score owes to the split.
 
@@ -57,10 +57,10 @@ from tasks.core.figures import COLOURS, MUTED, contact_sheet, figure, label
 from tasks.core.ledger import write_csv
 from tasks.slices import described, slices
 from tasks.vision import calibration, metrics
-from tasks.vision.pack import Pack
+from tasks.vision.pack import Pack, open_pack
 from tasks.vision.suspects import label_suspects
 
-INPUTS = ("snapshot", "validate", "cluster", "resample", "train*")
+INPUTS = ("snapshot", "validate", "cluster", "resample", "pack*", "train*")
 Params = params.EvaluateParams
 
 BATCH = 64
@@ -91,12 +91,11 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
     of_folds = [model for model in trained if model.params.get("fold")]
     folds = folds_table(of_folds)
     classes: list[str] = resample.json("classes.json")
-    table = resample.table("pack.parquet").sort_values("row")
+    table = resample.table("used.parquet")
     test = table[table["part"] == "test"]
     if test.empty:
         raise DataError("The test part is empty. Add images, or raise test_share.")
-    shards = range(int(table["shard"].max()) + 1)
-    pack = Pack([resample.path(f"pack/{shard:03}.npy") for shard in shards], table)
+    pack = open_pack(resample, inputs.many("pack"))
     truth = test["label"].to_numpy()
 
     trials = trial_names(models)

@@ -37,7 +37,7 @@ from tasks.core.champion import Champion, key_of, move_champion, read_champion
 from tasks.core.errors import DataError, NotFound, ParamsError, StoreError
 from tasks.core.store import Store
 
-INPUTS = ("snapshot", "resample", "train*", "evaluate")
+INPUTS = ("snapshot", "resample", "pack*", "train*", "evaluate")
 Params = params.PromoteParams
 
 FEW = 5

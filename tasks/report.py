@@ -1,7 +1,8 @@
 """Write the run's report: one HTML file that needs nothing else, the verdict first.
 
-Reads the artifacts of all other steps; those of a dry run end with `resample`, and then the plan takes the verdict's
-place: what would be trained, on what, and how long that would take at the speed of past trainings in this store.
+Reads the artifacts of all other steps but `pack`; those of a dry run end with `resample`, and then the plan takes the
+verdict's place: what would be trained, on what, and how long that would take at the speed of past trainings in this
+store.
 
 Writes report.html: no script and no request to anywhere (its content security policy forbids both), so it can be
 mailed, archived or opened from a private bucket. Whatever comes from the data set is escaped; figures are images, never

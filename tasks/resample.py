@@ -1,4 +1,4 @@
-"""Split the images, balance the training part, and pack all that is used for training.
+"""Split the images, and balance the training part.
 
 The split comes first and the balancing after it, on the training part alone: copies made before a split leak into the
 part that is meant to be unseen. Validation and test keep their natural counts.
@@ -18,49 +18,34 @@ Writes:
     ledger.parquet, ledger.csv  a row for each image of the snapshot: key, class, verdict, reason, decided_by
                          (validation, clustering, person, sampling), part, copies (times drawn in an epoch; 0 = not
                          used), photo_probability, duplicate_group, sha256
-    pack.parquet         row, key, class, label, part, copies, duplicate_group, shard, offset: the images that are
-                         used, sorted by key
-    pack/<nnn>.npy       their pixels: uint8 [n, size, size, 3], RGB
+    used.parquet         row, key, class, label, part, copies, duplicate_group, version, sha256, width, height: the
+                         images that are used, sorted by key; a row is an image's place in the pack
     classes.json         names of the classes; a label is an index of it
     counts.parquet       class, snapshot, kept (of which the next are parts), train, train_drawn (after sampling),
                          validation, test
 """
 
 import hashlib
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from tasks.core import params
-from tasks.core.artifacts import Artifact, Inputs, Output
-from tasks.core.errors import DataError, NotFound, ParamsError
+from tasks.core.artifacts import Inputs, Output
+from tasks.core.errors import DataError, ParamsError
 from tasks.core.ledger import COLUMNS, write_csv
-from tasks.core.settings import settings
-from tasks.core.step import code_digest
-from tasks.core.store import Store, open_store
-from tasks.core.use import hold
-from tasks.vision.images import open_image, resize
-from tasks.vision.pack import Pack
 
-INPUTS = ("snapshot", "validate", "cluster")
+INPUTS = ("snapshot", "validate", "cluster")  # the snapshot for lineage: by it a champion's data are found
 Params = params.ResampleParams
 
 PARTS = ("train", "validation", "test")
-SHARD_BYTES = 64 << 20
-LOG_SECONDS = 10
 
 
 def run(inputs: Inputs, params: Params, out: Output) -> None:
-    """Write the ledger, then the pack.
+    """Write the ledger, and which images are used.
 
     Raises:
-        DataError: a class has no image left to train on; an image was changed or removed since the snapshot.
+        DataError: a class has no image left to train on.
         ParamsError: min_per_class is more than max_per_class.
     """
     if params.min_per_class > params.max_per_class:
@@ -83,13 +68,8 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
     if untested := counts.loc[(counts["validation"] == 0) | (counts["test"] == 0), "class"].tolist():
         out.log(f"resample: too few different images to validate or test: {', '.join(untested)}")
 
-    used = images[images["copies"] > 0].reset_index(drop=True)
-    dataset = open_store(inputs.one("snapshot").json("snapshot.json")["dataset"])
-    per_shard = max(1, SHARD_BYTES // (params.image_size**2 * 3))
-    last = LastPack(dataset.uri, params.image_size, out)
-    write_pack(dataset, used, params.image_size, per_shard, out, last)
-    out.table("pack.parquet", pack_table(used, names, per_shard))
-    last.note()
+    used = used_table(images, names)
+    out.table("used.parquet", used)
     totals = counts[["train", "train_drawn", "validation", "test"]].sum()
     out.metrics |= {
         "images": len(used),
@@ -212,120 +192,25 @@ def count(images: pd.DataFrame) -> pd.DataFrame:
     return flags.groupby("class", sort=True).sum().astype(np.int64).reset_index()
 
 
-def pack_table(used: pd.DataFrame, names: list[str], per_shard: int) -> pd.DataFrame:
-    """Which image is where in the pack."""
-    rows = np.arange(len(used), dtype=np.int64)
+def used_table(images: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """The images that are used, with their rows in the pack, and what it takes to read them again."""
+    used = images[images["copies"] > 0].reset_index(drop=True)
     labels = used["class"].map({name: label for label, name in enumerate(names)})
     return pd.DataFrame(
         {
-            "row": rows,
+            "row": np.arange(len(used), dtype=np.int64),
             "key": used["key"],
             "class": used["class"],
             "label": labels.astype(np.int32),
             "part": used["part"],
             "copies": used["copies"].astype(np.int32),
             "duplicate_group": used["duplicate_group"],
-            "shard": (rows // per_shard).astype(np.int32),
-            "offset": (rows % per_shard).astype(np.int32),
+            "version": used["version"],
+            "sha256": used["sha256"],
+            "width": used["width"],
+            "height": used["height"],
         }
     )
-
-
-class LastPack:
-    """The pack that the last run made of the data set: most of its pixels are wanted again.
-
-    A note in the store, `remembered/resample/<code>/<data set>-<size>`, holds the key of its artifact. Nothing breaks
-    where it is missing or where the artifact is gone: then all images are decoded.
-    """
-
-    def __init__(self, dataset: str, size: int, out: Output) -> None:
-        self._out = out
-        digest = hashlib.sha256(dataset.encode()).hexdigest()[:16]
-        self._note = f"remembered/resample/{code_digest('resample')}/{digest}-{size}"
-        self._pack: Pack | None = None
-        self._rows: dict[str, int] = {}
-        self._open()
-
-    def __contains__(self, sha256: str) -> bool:
-        return sha256 in self._rows
-
-    def pixels(self, sha256: str) -> npt.NDArray[np.uint8] | None:
-        """uint8 [size, size, 3] of the file with this digest, where it was packed."""
-        row = self._rows.get(sha256)
-        return None if row is None or self._pack is None else self._pack.gather(np.array([row]))[0]
-
-    def _open(self) -> None:
-        store = self._out.store
-        try:
-            artifact = Artifact.find(store, "resample", store.get(self._note).decode())
-            if artifact is None or not hold(artifact):
-                return
-            rows = artifact.table("pack.parquet", ["row", "key", "shard", "offset"])
-            digests = artifact.table("ledger.parquet", ["key", "sha256"]).set_index("key")["sha256"]
-            shards = [artifact.path(f"pack/{shard:03}.npy") for shard in range(int(rows["shard"].max()) + 1)]
-            self._pack = Pack(shards, rows)
-        except (NotFound, DataError, ValueError):
-            return
-        self._rows = dict(zip(digests[rows["key"]], rows["row"].tolist(), strict=True))
-
-    def note(self) -> None:
-        """Say that the pack of the artifact in the making is the last one."""
-        self._out.store.put(self._note, self._out.checkpoint.key.encode())
-
-
-def write_pack(
-    dataset: Store, used: pd.DataFrame, size: int, per_shard: int, out: Output, last: LastPack | None = None
-) -> None:
-    """Write the pack's shards, one in memory at a time; an image whose pixels aren't known is decoded, once.
-
-    Raises:
-        DataError: an image is not there any more, or is not the one that was scanned.
-    """
-    cv2.setNumThreads(1)  # each thread works on an image of its own
-    threads = settings().threads
-    readers = threads if dataset.local_path("") else max(16, 4 * threads)  # over a network most of the time is waiting
-    wanted = used[["key", "version", "sha256", "width", "height"]].to_dict("records")
-    if last and (there := sum(row["sha256"] in last for row in wanted)):
-        out.log(f"resample: {there:,} of {len(wanted):,} images were packed before")
-    progress = _progress(len(wanted), out)
-    with ThreadPoolExecutor(readers) as pool:
-        for shard, start in enumerate(range(0, len(wanted), per_shard)):
-            rows = wanted[start : start + per_shard]
-            pixels = np.empty((len(rows), size, size, 3), np.uint8)
-
-            def fill(offset: int, rows: list[Any] = rows, pixels: npt.NDArray[np.uint8] = pixels) -> None:
-                before = last.pixels(rows[offset]["sha256"]) if last else None
-                pixels[offset] = _picture(dataset, rows[offset], size) if before is None else before
-
-            for offset, _ in enumerate(pool.map(fill, range(len(rows))), start=1):
-                progress(start + offset)
-            np.save(out.path(f"pack/{shard:03}.npy"), pixels)
-
-
-def _picture(dataset: Store, image: dict[str, Any], size: int) -> npt.NDArray[np.uint8]:
-    key, version = image["key"], image["version"]
-    again = f"Run again: a new snapshot sees {dataset.uri} as it is now."
-    try:
-        data = dataset.get(key, version if isinstance(version, str) else None)
-    except NotFound as error:
-        raise DataError(f"{key!r} was removed since the snapshot. {again}") from error
-    if hashlib.sha256(data).hexdigest() != image["sha256"]:
-        raise DataError(f"{key!r} was changed since the snapshot: its bytes are not those that were scanned. {again}")
-    return resize(open_image(data, max_pixels=image["width"] * image["height"], min_side=size).pixels, size)
-
-
-def _progress(total: int, out: Output) -> Callable[[int], None]:
-    started = logged = time.monotonic()
-
-    def tell(done: int) -> None:
-        nonlocal logged
-        now = time.monotonic()
-        if now - logged >= LOG_SECONDS:
-            logged, rate = now, done / (now - started)
-            left = (total - done) / rate
-            out.log(f"resample: {done:,} of {total:,} images packed, {rate:,.0f} images/s, {left:,.0f} s left")
-
-    return tell
 
 
 def _check(images: pd.DataFrame, counts: pd.DataFrame) -> None:

@@ -26,7 +26,8 @@ def described(test: pd.DataFrame, validate: Artifact, cluster: Artifact) -> pd.D
         cluster: its verdicts.parquet knows each image's group.
     """
     columns = ["key", "width", "height", "brightness", "modified", "duplicates"]
-    images = test.merge(validate.table("images.parquet", columns), on="key", how="left", validate="one_to_one")
+    images = test[["row", "key", "class", "label"]]
+    images = images.merge(validate.table("images.parquet", columns), on="key", how="left", validate="one_to_one")
     groups = cluster.table("verdicts.parquet", ["key", "cluster", "verdict"])
     return images.merge(groups, on="key", how="left", validate="one_to_one")
 

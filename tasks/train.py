@@ -1,6 +1,6 @@
 """Train one network on the pack, and keep the weights of the epoch with the lowest validation loss.
 
-Reads the pack of `resample`; each epoch draws a training image as often as its `copies` say, augmented anew each
+Reads the pack; each epoch draws a training image as often as its `copies` say, augmented anew each
 time. By default SGD; the learning rate is halved, and the training ended, after some epochs without a lower validation
 loss.
 
@@ -29,16 +29,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from tasks.core import figures, params
-from tasks.core.artifacts import Artifact, Inputs, Output
+from tasks.core.artifacts import Inputs, Output
 from tasks.core.errors import DataError, NotFound, ParamsError
 from tasks.core.store import open_store
 from tasks.vision import folds
-from tasks.vision.pack import Pack
+from tasks.vision.pack import open_pack
 
 if TYPE_CHECKING:
     from tasks.vision.feed import Batches
 
-INPUTS = ("resample",)
+INPUTS = ("resample", "pack*")
 Params = params.TrainParams
 
 SHEET = 64
@@ -48,13 +48,13 @@ SHEET = 64
 def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
     resample = inputs.one("resample")
     classes: list[str] = resample.json("classes.json")
-    table = resample.table("pack.parquet").sort_values("row")
+    table = resample.table("used.parquet")
     train, validation = parts(table, params)
     check_parts(train, validation, classes)
-    pack = open_pack(resample, table)
+    pack = open_pack(resample, inputs.many("pack"))
     if pack.size != params.image_size:
         raise ParamsError(
-            f"image_size is {params.image_size}, but {resample.uri} holds images of {pack.size} px. "
+            f"image_size is {params.image_size}, but the pack holds images of {pack.size} px. "
             f"Give both steps the same image_size."
         )
 
@@ -230,16 +230,6 @@ def check_parts(train: pd.DataFrame, validation: pd.DataFrame, classes: list[str
         )
     if validation.empty:
         raise DataError("The validation part is empty. Add images, or raise validation_share.")
-
-
-def open_pack(resample: Artifact, table: pd.DataFrame) -> Pack:
-    """The pack of a `resample` artifact, each shard checked against its hash.
-
-    Raises:
-        DataError: a shard is missing, changed, or not what the table says.
-    """
-    shards = range(int(table["shard"].max()) + 1)
-    return Pack([resample.path(f"pack/{shard:03}.npy") for shard in shards], table)
 
 
 def predictions(images: pd.DataFrame, probabilities: npt.NDArray[np.float32], classes: list[str]) -> pd.DataFrame:

@@ -39,6 +39,7 @@ KEY_FIGURES = {
         "images": "used", "train": "for training", "train_drawn": "drawn an epoch",
         "validation": "for validation", "test": "for the test",
     },
+    "pack": {"images": "images", "copied": "known from before"},
     "train": {"epochs": "epochs", "val_macro_f1": "validation macro F1", "val_accuracy": "validation accuracy"},
     "evaluate": {"images": "test images", "macro_f1": "macro F1", "accuracy": "accuracy"},
     "promote": {"verdict": "verdict"},

@@ -149,9 +149,15 @@ class ScanShared(Section):
     )
 
 
-class ScanParams(ScanShared):
-    shard: int = Field(0, ge=0, description="Which shard of the snapshot to scan.")
-    shards: int = Field(1, ge=1, description="Into how many shards the snapshot is divided.")
+class Sharded(Section):
+    """Which part of the work a mapped task does."""
+
+    shard: int = Field(0, ge=0, description="Which shard of the images.")
+    shards: int = Field(1, ge=1, description="Into how many shards the images are divided.")
+
+
+class ScanParams(ScanShared, Sharded):
+    """One shard of a scan."""
 
 
 class ValidateParams(Section):
@@ -215,7 +221,7 @@ class DriftParams(Section):
     )
 
 
-class ResampleParams(Seeded, Sized):
+class ResampleParams(Seeded):
     drop_photos: bool = _param(
         True, "Cleaning", "Leave photographs out of training and evaluation.", title="Drop photographs"
     )
@@ -223,6 +229,10 @@ class ResampleParams(Seeded, Sized):
     max_per_class: int = _param(1000, "Balancing", "Undersample a larger class to this many training images.", ge=1)
     validation_share: float = _param(0.1, "Balancing", "Share of each class that validates.", ge=0.01, le=0.45)
     test_share: float = _param(0.1, "Balancing", "Share of each class that tests.", ge=0.01, le=0.45)
+
+
+class PackParams(Sized, Sharded):
+    """One shard of a pack."""
 
 
 class Lasting(Section):

@@ -44,7 +44,8 @@ from tasks.core.use import hold
 
 #: The steps, in the order of the workflow.
 NAMES = (
-    "snapshot", "scan", "validate", "eda", "cluster", "drift", "resample", "train", "evaluate", "promote", "report",
+    "snapshot", "scan", "validate", "eda", "cluster", "drift", "resample", "pack", "train", "evaluate", "promote",
+    "report",
 )  # fmt: skip
 
 #: Libraries whose versions are noted in each artifact: the ones that can change a number.

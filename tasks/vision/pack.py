@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tasks.core.errors import DataError
+from tasks.core.artifacts import Artifact
+from tasks.core.errors import DataError, ParamsError
 
 
 class Pack:
@@ -76,3 +77,33 @@ class _Shard:
         """Read one image; safe in threads."""
         if os.preadv(self._file, [image.data], self._start + offset * image.nbytes) < image.nbytes:
             raise DataError(f"{self._path} was cut short while it was in use. Pack it anew.")
+
+
+def open_pack(resample: Artifact, packs: Sequence[Artifact]) -> Pack:
+    """The pack of a `resample` artifact, in the order of its rows, from the artifacts of `pack`'s shards.
+
+    Raises:
+        ParamsError: an artifact is not a pack of it.
+        DataError: an image is in none of the shards, or in two; a file is missing or was changed.
+    """
+    tables: list[pd.DataFrame] = []
+    files: list[Path] = []
+    for artifact in packs:
+        if artifact.inputs["resample"] != resample.key:
+            raise ParamsError(f"{artifact.uri} holds the pixels of another `resample` artifact than {resample.uri}.")
+        rows = artifact.table("rows.parquet", ["row", "file", "offset"])
+        tables.append(rows.assign(shard=rows["file"] + len(files)))
+        files += pixel_files(artifact, rows)
+    rows = pd.concat(tables).sort_values("row", ignore_index=True)
+    used = len(resample.table("used.parquet", ["row"]))
+    if not np.array_equal(rows["row"], np.arange(used)):
+        raise DataError(
+            f"The packs hold {rows['row'].nunique():,} of the {used:,} images that {resample.uri} uses, and "
+            f"{rows['row'].duplicated().sum():,} of them again. Give the artifact of each of `pack`'s shards once."
+        )
+    return Pack(files, rows)
+
+
+def pixel_files(artifact: Artifact, rows: pd.DataFrame) -> list[Path]:
+    """The files of pixels of a `pack` artifact with these rows, each checked against its hash."""
+    return [artifact.path(f"{number:03}.npy") for number in range(rows["file"].max() + 1 if len(rows) else 0)]

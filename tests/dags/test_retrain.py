@@ -191,7 +191,7 @@ def test_a_dry_run_reports_what_would_be_trained(retrain: Any, pictures: Path, s
     run = retrain.test(run_conf={**CONF, "dataset": str(pictures), "dry_run": True, "folds": 3}, logical_date=None)
     assert run.state == "success"
     skipped = {each.task_id for each in run.get_task_instances() if each.state == "skipped"}
-    assert skipped == {"nothing_new", "trainings", "train", "evaluate", "approve", "promote"}
+    assert skipped == {"nothing_new", "trainings", "pack", "train", "evaluate", "approve", "promote"}
     steps = read_record(store, "retrain", run.run_id)["steps"]
     assert set(steps) == {*NAMES} - skipped
     (report,) = (Artifact.open(entry["artifact"]) for entry in steps["report"])

@@ -72,8 +72,9 @@ def test_it_trains_as_a_pod_does(
     resample = run_step(
         "resample",
         {"snapshot": snapshot, "validate": validate, "cluster": cluster},
-        image_size=32, min_per_class=5, max_per_class=20, validation_share=0.2, test_share=0.2,
+        min_per_class=5, max_per_class=20, validation_share=0.2, test_share=0.2,
     )  # fmt: skip
+    pack = run_step("pack", {"snapshot": snapshot, "resample": resample}, image_size=32)
     store = home / "store"
     for folder in (tmp_path, *store.rglob("*"), home, store):
         folder.chmod(0o777)
@@ -82,7 +83,8 @@ def test_it_trains_as_a_pod_does(
     done = run(
         "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none",
         "--env=HOME", f"--user={user}", f"--volume={store}:{store}", trainer,
-        "train", f"--input=resample={resample.uri}", f"--params={json.dumps(params)}", f"--store={store}",
+        "train", f"--input=resample={resample.uri}", f"--input=pack={pack.uri}", f"--params={json.dumps(params)}",
+        f"--store={store}",
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr

@@ -58,7 +58,7 @@ def run(name: str, inputs: dict[str, str], store: str, **params: Any) -> Artifac
 
 def inputs_of(world: World, model: Artifact) -> dict[str, str]:
     judged = {"snapshot": world.snapshot.uri, "validate": world.validate.uri, "cluster": world.cluster.uri}
-    given = {"resample": world.resample.uri, "train": model.uri}
+    given = {"resample": world.resample.uri, "pack": world.pack.uri, "train": model.uri}
     evaluation = run("evaluate", judged | given, world.store.uri)
     return {"snapshot": world.snapshot.uri, **given, "evaluate": evaluation.uri}
 

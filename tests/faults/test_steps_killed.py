@@ -17,7 +17,8 @@ from tasks.demo import make_demo
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 PARAMS = {
-    "resample": {"image_size": 32, "min_per_class": 10, "max_per_class": 40},
+    "resample": {"min_per_class": 10, "max_per_class": 40},
+    "pack": {"image_size": 32},
     "train": {"architecture": "baseline", "image_size": 32, "epochs": 2},
 }  # fmt: skip
 

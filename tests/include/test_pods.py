@@ -37,15 +37,16 @@ def cluster(home: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def resample(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> str:
-    """URI of an artifact in a bucket that is the store."""
+def given(s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, str]:
+    """The inputs of `train`, in a bucket that is the store."""
     from tasks.core.store import open_store
 
     monkeypatch.setenv("GESSO_STORE", s3)
     settings.cache_clear()
     folder = tmp_path / "by-hand"
     folder.mkdir()
-    return committed(output(folder, open_store(s3), "resample"), "resample").uri
+    store = open_store(s3)
+    return {name: committed(output(folder, store, name), name).uri for name in ("resample", "pack")}
 
 
 class Task:
@@ -63,11 +64,11 @@ class Task:
 RUN = SimpleNamespace(dag_id="retrain", run_id="manual")
 
 
-def prepared(resample: str, monkeypatch: pytest.MonkeyPatch, **given: Any) -> StepPod:
+def prepared(given: dict[str, str], monkeypatch: pytest.MonkeyPatch, **params: Any) -> StepPod:
     """The operator as it is when it starts its pod."""
-    monkeypatch.setattr(pods, "run_params", lambda: Params.of(given))
-    monkeypatch.setattr("include.steps.run_params", lambda: Params.of(given))
-    operator = StepPod(task_id="train", step="train", inputs={"resample": resample}, instance={"architecture": "vgg"})
+    monkeypatch.setattr(pods, "run_params", lambda: Params.of(params))
+    monkeypatch.setattr("include.steps.run_params", lambda: Params.of(params))
+    operator = StepPod(task_id="train", step="train", inputs=given, instance={"architecture": "vgg"})
     operator._prepare({"dag_run": RUN})
     return operator
 
@@ -77,9 +78,9 @@ def manifest(operator: StepPod) -> dict[str, Any]:
     return found
 
 
-def test_the_pod_meets_the_restricted_profile(resample: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pod_meets_the_restricted_profile(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted"""
-    spec = manifest(prepared(resample, monkeypatch))["spec"]
+    spec = manifest(prepared(given, monkeypatch))["spec"]
     (container,) = spec["containers"]
     assert not spec.get("initContainers")
     assert not any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
@@ -94,9 +95,9 @@ def test_the_pod_meets_the_restricted_profile(resample: str, monkeypatch: pytest
 
 
 def test_beyond_the_profile_nothing_but_scratch_can_be_written_and_no_token_is_there(
-    resample: str, monkeypatch: pytest.MonkeyPatch
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = manifest(prepared(resample, monkeypatch))["spec"]
+    spec = manifest(prepared(given, monkeypatch))["spec"]
     (container,) = spec["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     assert container["volumeMounts"] == [{"name": "scratch", "mountPath": "/tmp"}]
@@ -104,8 +105,8 @@ def test_beyond_the_profile_nothing_but_scratch_can_be_written_and_no_token_is_t
     assert spec["automountServiceAccountToken"] is False
 
 
-def test_the_settings_are_the_pod(resample: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pod = manifest(prepared(resample, monkeypatch))
+def test_the_settings_are_the_pod(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = manifest(prepared(given, monkeypatch))
     spec, (container,) = pod["spec"], pod["spec"]["containers"]
     assert pod["metadata"]["namespace"] == "gesso"
     assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "trainer"
@@ -125,36 +126,35 @@ def test_the_settings_are_the_pod(resample: str, monkeypatch: pytest.MonkeyPatch
     }
 
 
-def test_a_run_asks_for_gpus_by_its_params(resample: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = manifest(prepared(resample, monkeypatch, gpus=2, gpu_type="NVIDIA-L4"))["spec"]
+def test_a_run_asks_for_gpus_by_its_params(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = manifest(prepared(given, monkeypatch, gpus=2, gpu_type="NVIDIA-L4"))["spec"]
     assert spec["nodeSelector"] == {"pool": "gpu", "nvidia.com/gpu.product": "NVIDIA-L4"}
     assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
 
-    spec = manifest(prepared(resample, monkeypatch, gpus=0))["spec"]
+    spec = manifest(prepared(given, monkeypatch, gpus=0))["spec"]
     assert "nvidia.com/gpu" not in json.dumps(spec["containers"][0]["resources"])
     assert not spec.get("tolerations")
 
 
-def test_gpus_are_in_no_key(resample: str) -> None:
-    keys = {
-        expected_key("train", {"resample": resample}, Params.of({"gpus": gpus}).section(TrainParams)) for gpus in (0, 4)
-    }
+def test_gpus_are_in_no_key(given: dict[str, str]) -> None:
+    keys = {expected_key("train", given, Params.of({"gpus": gpus}).section(TrainParams)) for gpus in (0, 4)}
     assert len(keys) == 1
 
 
-def test_the_pod_runs_the_command_line_of_a_laptop(resample: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    (container,) = manifest(prepared(resample, monkeypatch, epochs=7))["spec"]["containers"]
+def test_the_pod_runs_the_command_line_of_a_laptop(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (container,) = manifest(prepared(given, monkeypatch, epochs=7))["spec"]["containers"]
     assert not container["command"]  # the image's entry point
-    step, given, params, store, key = container["args"]
-    assert (step, given) == ("train", f"--input=resample={resample}")
+    step, *inputs, params, store, key = container["args"]
+    assert step == "train"
+    assert inputs == [f"--input={name}={uri}" for name, uri in given.items()]
     section = TrainParams.of(json.loads(params.removeprefix("--params=")))
     assert (section.epochs, section.architecture) == (7, "vgg")
     assert store == f"--store={settings().store_uri}"
-    assert key == f"--expect-key={expected_key('train', {'resample': resample}, section)}"
+    assert key == f"--expect-key={expected_key('train', given, section)}"
 
 
-def test_no_secret_is_in_the_pod(resample: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pod = manifest(prepared(resample, monkeypatch))
+def test_no_secret_is_in_the_pod(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = manifest(prepared(given, monkeypatch))
     assert PRIVATE not in json.dumps(pod)
     environment = {each["name"]: each for each in pod["spec"]["containers"][0]["env"]}
     assert environment["AWS_SECRET_ACCESS_KEY"] == {
@@ -163,17 +163,17 @@ def test_no_secret_is_in_the_pod(resample: str, monkeypatch: pytest.MonkeyPatch)
     }
     monkeypatch.delenv("GESSO_POD_SECRET")
     pod_settings.cache_clear()
-    names = {each["name"] for each in manifest(prepared(resample, monkeypatch))["spec"]["containers"][0]["env"]}
+    names = {each["name"] for each in manifest(prepared(given, monkeypatch))["spec"]["containers"][0]["env"]}
     assert not names & {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 
 
 def test_a_committed_artifact_is_taken_without_a_pod(
-    resample: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     from tasks.core.artifacts import Artifact
     from tasks.core.store import open_store
 
-    operator = prepared(resample, monkeypatch)
+    operator = prepared(given, monkeypatch)
     store = open_store(settings().store_uri)
     made = {"step": "train", "key": operator._key, "inputs": {}, "metrics": {"images": 3}, "seconds": 1, "files": {}}
     store.create(f"artifacts/train/{operator._key}/artifact.json", json.dumps(made).encode())
@@ -186,7 +186,7 @@ def test_a_committed_artifact_is_taken_without_a_pod(
 
 def test_a_store_that_pods_cant_reach_is_refused(run_step: Any, store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PodFailedForGood, match=r"A pod can't reach the store /.*Set GESSO_STORE=s3://"):
-        prepared("anything", monkeypatch)
+        prepared({"resample": "anything"}, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -292,10 +292,10 @@ def test_a_failure_is_explained_in_one_message(case: str) -> None:
     assert may_help is again
 
 
-def test_an_artifact_counts_whatever_became_of_its_pod(resample: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_counts_whatever_became_of_its_pod(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks.core.store import open_store
 
-    operator = prepared(resample, monkeypatch)
+    operator = prepared(given, monkeypatch)
     monkeypatch.setattr("include.steps._record", lambda *_: None)
 
     def lost_after_the_commit() -> None:
@@ -307,16 +307,16 @@ def test_an_artifact_counts_whatever_became_of_its_pod(resample: str, monkeypatc
 
     assert operator._watch({"ti": Task(), "dag_run": RUN}, lost_after_the_commit).endswith(operator._key)
 
-    other = prepared(resample, monkeypatch, epochs=3)
+    other = prepared(given, monkeypatch, epochs=3)
     with pytest.raises(PodFailed, match="says Completed, but there is no artifact"):
         other._watch({"ti": Task(), "dag_run": RUN}, lambda: None)
 
 
 def test_a_trial_of_a_search_that_fails_for_good_is_left_out(
-    resample: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def watched(case: str) -> str | None:
-        operator = prepared(resample, monkeypatch)
+        operator = prepared(given, monkeypatch)
         operator.instance = {"architecture": "vgg", "learning_rate": 10.0}
         operator._ended, failure, *_ = CASES[case]
 

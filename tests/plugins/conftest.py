@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from tasks.core.artifacts import Artifact
 from tasks.core.runs import record_key
 from tasks.core.store import LocalStore
-from tests.tasks.artifacts_by_hand import a_run
+from tests.tasks.artifacts_by_hand import a_run, committed, output
 
 RUN = "manual__2026-01-04T00:00:00+00:00"
 BASE = "http://airflow.test"
@@ -62,6 +62,9 @@ def make_run(store: LocalStore, tmp_path: Path, run_step: Callable[..., Artifact
         made["eda"] = run_step("eda", {"validate": made["validate"], "scan": made["scan"]})
         if "report" not in without:
             made["report"] = run_step("report", {name: value for name, value in made.items() if name != "scan"})
+        out = output(folder, store, "pack")
+        out.metrics = {"images": 60, "copied": 0}
+        made["pack"] = committed(out, "pack", {"resample": made["resample"].key}, image_size=64)
         for step in without:
             made.pop(step, None)
         steps = {

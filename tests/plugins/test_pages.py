@@ -137,7 +137,7 @@ def test_without_a_report_the_steps_so_far_are_shown(
     assert answer.headers["Refresh"] == "10"
     shown = text(answer.text)
     assert "The run goes on" in shown
-    assert "7 of 11 steps are done" in shown
+    assert "8 of 12 steps are done" in shown
     assert "snapshot done 1.5 s 64 images" in shown
     assert re.search(r"scan done 3\.0 s .*31 images.*30 images", shown)
     assert "train not begun –" in shown

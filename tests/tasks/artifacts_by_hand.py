@@ -232,7 +232,7 @@ def _resampled(store: LocalStore, folder: Path, images: pd.DataFrame, kept: pd.D
         "train_drawn": 14,
         "test": 2 * len(names),
     }
-    return committed(out, "resample", min_per_class=40, max_per_class=120, image_size=64, drop_photos=True)
+    return committed(out, "resample", min_per_class=40, max_per_class=120, drop_photos=True)
 
 
 def _trained(store: LocalStore, folder: Path, architecture: str, number: int) -> Artifact:

@@ -88,7 +88,7 @@ class World:
         self.snapshot = self._snapshot()
         self.validate = self._validate()
         self.cluster = self._cluster()
-        self.resample = self._resample()
+        self.split()
 
     def _snapshot(self) -> Artifact:
         keys, digests = self.images["key"], []
@@ -141,16 +141,22 @@ class World:
             "validate": self.validate,
             "cluster": self.cluster,
             "resample": self.resample,
+            "pack": self.pack,
             "train": list(models),
         }
 
+    def split(self) -> None:
+        """Resample and pack the images as they are by now."""
+        self.resample = self._resample()
+        self.pack = self._pack()
+
     def _resample(self) -> Artifact:
-        table = self.images.assign(row=np.arange(len(self.images)), copies=1)
-        table["shard"], table["offset"] = table["row"] // 50, table["row"] % 50
-        pixels = np.repeat(self.colours, self.size**2, axis=0).reshape(len(table), self.size, self.size, 3)
+        table = self.images.drop(columns="number").assign(
+            row=np.arange(len(self.images)), copies=1, duplicate_group=-1, version=None, width=20, height=20
+        )
 
         def files(out: Output) -> None:
-            out.table("pack.parquet", table[["row", "key", "class", "label", "part", "copies", "shard", "offset"]])
+            out.table("used.parquet", table)
             ledger = self.images[["key", "class", "part", "sha256"]].assign(verdict="kept")
             out.table("ledger.parquet", ledger.sort_values("key"))
             parts = pd.crosstab(self.images["label"], self.images["part"])
@@ -158,11 +164,20 @@ class World:
             counts = counts.assign(train_drawn=counts["train"]).set_axis(self.classes)
             out.table("counts.parquet", counts.rename_axis("class").reset_index())
             out.json("classes.json", self.classes)
-            for start in range(0, len(table), 50):
-                np.save(out.path(f"pack/{start // 50:03}.npy"), pixels[start : start + 50])
 
         made_of = [self.size, self.classes, list(self.images["part"])]
         return make(self.store, "resample", files, self.tmp, inputs={"snapshot": self.snapshot.key}, made_of=made_of)
+
+    def _pack(self) -> Artifact:
+        rows = np.arange(len(self.images))
+        pixels = np.repeat(self.colours, self.size**2, axis=0).reshape(len(rows), self.size, self.size, 3)
+
+        def files(out: Output) -> None:
+            out.table("rows.parquet", pd.DataFrame({"row": rows, "file": rows // 50, "offset": rows % 50}))
+            for start in range(0, len(rows), 50):
+                np.save(out.path(f"{start // 50:03}.npy"), pixels[start : start + 50])
+
+        return make(self.store, "pack", files, self.tmp, inputs={"resample": self.resample.key})
 
     def model(
         self,
@@ -189,6 +204,7 @@ class World:
             model.layers[-1].set_weights([kernel, bias])
             model.save(out.path("model.keras"))
             out.json("labels.json", known)
+            out.json("model.json", {"image_size": self.size})
             unseen = self.images["part"].isin(held_out)
             powers = np.exp(self.colours[unseen] / 255 @ kernel + bias)
             probabilities = pd.DataFrame(powers / powers.sum(axis=1, keepdims=True)).add_prefix("p_")

@@ -124,7 +124,7 @@ def test_a_class_without_test_images_is_left_out_of_the_averages(store, tmp_path
     world = World(store, tmp_path)
     lost = (world.images["class"] == "b") & (world.images["part"] == "test")
     world.images.loc[lost, "part"] = "train"
-    world.resample = world._resample()
+    world.split()
     result = evaluate(world, world.model("blue"))
     classwise = result.table("classwise.parquet").set_index("class")
     assert np.isnan(classwise.loc["b", "f1"])
@@ -137,14 +137,14 @@ def test_a_class_without_test_images_is_left_out_of_the_averages(store, tmp_path
 def test_an_empty_test_part_is_an_error(store, tmp_path, evaluate):
     world = World(store, tmp_path, test=1)
     world.images["part"] = "train"
-    world.resample = world._resample()
+    world.split()
     with pytest.raises(DataError, match=r"The test part is empty\. Add images, or raise test_share"):
         evaluate(world, world.model("blue"))
 
 
-def test_a_pack_that_lost_a_shard_is_said(world, evaluate):
-    world.store.delete(world.resample.key_of("pack/001.npy"))
-    with pytest.raises(DataError, match=r"pack/001\.npy in .* is missing or was changed after its commit"):
+def test_a_pack_that_lost_a_file_is_said(world, evaluate):
+    world.store.delete(world.pack.key_of("001.npy"))
+    with pytest.raises(DataError, match=r"001\.npy in .* is missing or was changed after its commit"):
         evaluate(world, world.model("blue"))
 
 
@@ -174,13 +174,13 @@ HOSTILE = [
 )
 def test_figures_hold_any_classes(store, tmp_path, evaluate, classes, monkeypatch):
     monkeypatch.setattr(World, "_snapshot", lambda _: store)  # such names are no file names
-    monkeypatch.setattr(World, "_resample", lambda _: None)
+    monkeypatch.setattr(World, "split", lambda _: None)
     world = World(store, tmp_path, classes, size=4, test=3)
     monkeypatch.undo()
     world.images["sha256"] = ""
     described = {"dataset": "elsewhere", "newest": "2026-01-05T00:00:00+00:00"}
     world.snapshot = make(store, "snapshot", lambda out: out.json("snapshot.json", described), world.tmp)
-    world.resample = world._resample()
+    world.split()
     result = evaluate(world, world.model("red"))
     for name in ("confusion", "reliability", "f1"):
         drawn = ElementTree.parse(result.path(f"figures/{name}.svg"))

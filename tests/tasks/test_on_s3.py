@@ -15,7 +15,8 @@ from tests.drawings import KINDS, flat_drawings
 
 PARAMS: Mapping[str, Mapping[str, Any]] = {
     "validate": {"near_duplicate_bits": 0},
-    "resample": {"image_size": 32, "min_per_class": 20, "max_per_class": 100},
+    "resample": {"min_per_class": 20, "max_per_class": 100},
+    "pack": {"image_size": 32},
     "train": {"architecture": "baseline", "image_size": 32, "epochs": 2},
     "promote": {"min_macro_f1": 0.0},
 }

@@ -34,8 +34,9 @@ def decide(run_step):
 
 
 def inputs_of(run_step, world: World, model: Artifact) -> dict[str, Artifact | list[Artifact]]:
-    evaluation = run_step("evaluate", world.judged(model))
-    return {"snapshot": world.snapshot, "resample": world.resample, "train": [model], "evaluate": evaluation}
+    judged = world.judged(model)
+    given = {name: judged[name] for name in ("snapshot", "resample", "pack", "train")}
+    return {**given, "evaluate": run_step("evaluate", judged)}
 
 
 def champion_of(world: World) -> Champion | None:
@@ -132,7 +133,7 @@ def test_a_class_with_few_test_images_does_not_block(store, tmp_path, decide):
     world = World(store, tmp_path)
     few = (world.images["label"] == 0) & (world.images["part"] == "test") & (world.images["number"] >= 4)
     world.images.loc[few, "part"] = "train"
-    world.resample = world._resample()
+    world.split()
     crown(world, world.model("red"))
     result = decide(world, world.model("green"))
     assert result.json("decision.json")["comparison"]["per_class"][0]["delta"] < -0.05

@@ -24,7 +24,8 @@ from tests.tasks.artifacts_by_hand import committed, output
 CLASSES = ["L2_3", "빨강", "<b>"]
 SIZE = 32
 
-Resampled = Callable[..., Artifact]
+Given = dict[str, Artifact]
+Resampled = Callable[..., Given]
 
 
 def stripes(label: int, rng: np.random.Generator) -> np.ndarray:
@@ -41,14 +42,14 @@ def noise(label: int, rng: np.random.Generator) -> np.ndarray:
 
 @pytest.fixture
 def resampled(store: LocalStore, tmp_path: Path) -> Resampled:
-    """Makes an artifact of `resample`: per class, its training images (the first drawn twice) and 8 to validate."""
+    """Makes the inputs of `train`: per class, its training images (the first drawn twice) and 8 to validate."""
 
     def make(
         picture: Callable[[int, np.random.Generator], np.ndarray] = stripes,
         train: tuple[int, ...] = (30, 30, 30),
         validation: int = 8,
         classes: list[str] = CLASSES,
-    ) -> Artifact:
+    ) -> Given:
         rng, rows, images = np.random.default_rng(0), [], []
         for label, count in enumerate(train):
             for number in range(count + validation):
@@ -65,17 +66,23 @@ def resampled(store: LocalStore, tmp_path: Path) -> Resampled:
         table = pd.DataFrame(rows)
         table.insert(0, "row", np.arange(len(table)))
         table["duplicate_group"] = np.arange(len(table)) // 2
-        table["shard"], table["offset"] = table["row"] % 2, table["row"] // 2
         folder = tmp_path / "by-hand"
         folder.mkdir(exist_ok=True)
         out = output(folder, store, "resample")
-        for shard in (0, 1):
-            np.save(out.path(f"pack/{shard:03}.npy"), np.stack(images[shard::2]))
-        out.table("pack.parquet", table)
+        out.table("used.parquet", table)
         out.json("classes.json", classes)
-        return committed(out, "resample", image_size=SIZE)
+        resample = committed(out, "resample")
+        out = output(folder, store, "pack")
+        for file in (0, 1):
+            np.save(out.path(f"{file:03}.npy"), np.stack(images[file::2]))
+        out.table("rows.parquet", table[["row"]].assign(file=table["row"] % 2, offset=table["row"] // 2))
+        return {"resample": resample, "pack": committed(out, "pack", {"resample": resample.key}, image_size=SIZE)}
 
     return make
+
+
+def uris(given: Given) -> dict[str, str]:
+    return {name: artifact.uri for name, artifact in given.items()}
 
 
 def quick(**changed: object) -> dict[str, object]:
@@ -93,7 +100,7 @@ def quick(**changed: object) -> dict[str, object]:
 
 
 def test_learns_to_tell_stripes_apart(resampled: Resampled, run_step, capsys):
-    trained = run_step("train", {"resample": resampled()}, **quick())
+    trained = run_step("train", resampled(), **quick())
     assert trained.metrics["val_macro_f1"] > 0.9
     assert trained.metrics["architecture"] == "baseline"
     assert trained.json("labels.json") == CLASSES
@@ -119,16 +126,16 @@ def test_learns_to_tell_stripes_apart(resampled: Resampled, run_step, capsys):
 def test_validation_table_is_of_the_saved_model(resampled: Resampled, run_step):
     from tasks.vision import models
 
-    resample = resampled(train=(9, 5, 5))
-    trained = run_step("train", {"resample": resample}, **quick(epochs=2))
+    given = resampled(train=(9, 5, 5))
+    trained = run_step("train", given, **quick(epochs=2))
     table = trained.table("validation.parquet")
     assert list(table) == ["row", "key", "class", "predicted", "p_0", "p_1", "p_2"]
     assert table["key"].is_monotonic_increasing
     assert len(table) == 24
 
     model = models.load(trained.path("model.keras"))
-    shards = [np.load(resample.path(f"pack/{shard:03}.npy")) for shard in (0, 1)]
-    images = np.stack([shards[row % 2][row // 2] for row in table["row"]])
+    files = [np.load(given["pack"].path(f"{file:03}.npy")) for file in (0, 1)]
+    images = np.stack([files[row % 2][row // 2] for row in table["row"]])
     probabilities = np.asarray(model(images))
     assert table[["p_0", "p_1", "p_2"]].to_numpy() == pytest.approx(probabilities, abs=1e-6)
     assert table["predicted"].tolist() == [CLASSES[label] for label in probabilities.argmax(axis=1)]
@@ -136,25 +143,23 @@ def test_validation_table_is_of_the_saved_model(resampled: Resampled, run_step):
 
 
 def test_one_seed_in_same_bytes_out(resampled: Resampled, tmp_path: Path):
-    resample = resampled(train=(7, 5, 5), validation=3)
+    given = resampled(train=(7, 5, 5), validation=3)
     params = TrainParams.of(quick(epochs=2, augment=True))
-    first, second = (
-        execute("train", {"resample": resample.uri}, params, str(tmp_path / store)).artifact for store in "ab"
-    )
+    first, second = (execute("train", uris(given), params, str(tmp_path / store)).artifact for store in "ab")
     for name in first.names():
         assert first.path(name).read_bytes() == second.path(name).read_bytes(), name
 
 
 def test_other_seed_other_model(resampled: Resampled, run_step):
-    resample = resampled(train=(7, 5, 5), validation=3)
-    first, second = (run_step("train", {"resample": resample}, **quick(epochs=1, seed=seed)) for seed in (0, 1))
+    given = resampled(train=(7, 5, 5), validation=3)
+    first, second = (run_step("train", given, **quick(epochs=1, seed=seed)) for seed in (0, 1))
     assert first.path("model.keras").read_bytes() != second.path("model.keras").read_bytes()
 
 
 def test_stops_early_and_restores_the_best_weights(resampled: Resampled, run_step):
     trained = run_step(
         "train",
-        {"resample": resampled(noise)},
+        resampled(noise),
         **quick(epochs=60, learning_rate=0.05, plateau_patience=2, stop_patience=5),
     )
     history = pd.read_csv(trained.path("history.csv"))
@@ -172,31 +177,31 @@ def test_stops_early_and_restores_the_best_weights(resampled: Resampled, run_ste
 
 
 def test_class_weights_help_the_small_class(resampled: Resampled, run_step):
-    resample = resampled(noise, train=(40, 4, 4))
+    given = resampled(noise, train=(40, 4, 4))
     shares = []
     for weighted in (True, False):
-        trained = run_step("train", {"resample": resample}, **quick(epochs=3, class_weights=weighted))
+        trained = run_step("train", given, **quick(epochs=3, class_weights=weighted))
         shares.append(trained.table("validation.parquet")["p_0"].mean())
     # With nothing to go by, the network answers with the classes' weights: a third each, or 40 to 8.
     assert shares[0] < 0.5 < shares[1]
 
 
 def test_a_fold_validates_its_own_images_and_trains_on_the_rest(resampled: Resampled, run_step):
-    resample = resampled(train=(12, 6, 6), validation=6)
-    pack = resample.table("pack.parquet").set_index("key")
+    given = resampled(train=(12, 6, 6), validation=6)
+    used = given["resample"].table("used.parquet").set_index("key")
     seen: list[str] = []
     for fold in (1, 2, 3):
-        trained = run_step("train", {"resample": resample}, **quick(epochs=1, fold=fold, of_folds=3))
+        trained = run_step("train", given, **quick(epochs=1, fold=fold, of_folds=3))
         assert trained.metrics["fold"] == fold
         # each class is drawn as often as in the training itself (its first image twice), or each image once
         held_out = trained.table("validation.parquet")
-        rest = pack.drop(held_out["key"])
+        rest = used.drop(held_out["key"])
         drawn = pd.concat([rest.groupby("class").size(), pd.Series({"L2_3": 13, CLASSES[1]: 7, CLASSES[2]: 7})], axis=1)
         assert trained.metrics["images"] == drawn.max(axis=1).sum()
-        assert not set(pack.loc[held_out["key"], "duplicate_group"]) & set(rest["duplicate_group"])
+        assert not set(used.loc[held_out["key"], "duplicate_group"]) & set(rest["duplicate_group"])
         assert set(held_out["class"]) == set(CLASSES)
         seen += held_out["key"].tolist()
-    assert sorted(seen) == sorted(pack.index)
+    assert sorted(seen) == sorted(used.index)
 
 
 @pytest.mark.parametrize(
@@ -208,34 +213,34 @@ def test_a_fold_validates_its_own_images_and_trains_on_the_rest(resampled: Resam
 )
 def test_a_fold_that_cannot_be(asked, error, said, resampled: Resampled, run_step):
     with pytest.raises(error, match=said):
-        run_step("train", {"resample": resampled(train=(4, 4, 4), validation=2)}, **quick(**asked))
+        run_step("train", resampled(train=(4, 4, 4), validation=2), **quick(**asked))
 
 
 def test_a_class_without_training_images(resampled: Resampled, run_step):
     with pytest.raises(DataError, match="No training image of 빨강"):
-        run_step("train", {"resample": resampled(train=(5, 0, 5))}, **quick())
+        run_step("train", resampled(train=(5, 0, 5)), **quick())
 
 
 def test_one_class_only(resampled: Resampled, run_step):
     with pytest.raises(DataError, match=r"nothing to tell apart: the pack holds 1 class \(L2_3\)"):
-        run_step("train", {"resample": resampled(train=(5,), classes=["L2_3"])}, **quick())
+        run_step("train", resampled(train=(5,), classes=["L2_3"]), **quick())
 
 
 def test_no_validation_image(resampled: Resampled, run_step):
     with pytest.raises(DataError, match="validation part is empty"):
-        run_step("train", {"resample": resampled(train=(5, 5, 5), validation=0)}, **quick())
+        run_step("train", resampled(train=(5, 5, 5), validation=0), **quick())
 
 
 def test_a_pack_of_another_size(resampled: Resampled, run_step):
-    with pytest.raises(ParamsError, match=r"image_size is 64, but .* holds images of 32 px"):
-        run_step("train", {"resample": resampled()}, **quick(image_size=64))
+    with pytest.raises(ParamsError, match="image_size is 64, but the pack holds images of 32 px"):
+        run_step("train", resampled(), **quick(image_size=64))
 
 
-def test_a_missing_shard(resampled: Resampled, run_step):
-    resample = resampled()
-    resample.path("pack/001.npy").unlink()
-    with pytest.raises(DataError, match=r"pack/001\.npy .* is missing or was changed"):
-        run_step("train", {"resample": resample}, **quick())
+def test_a_missing_file_of_pixels(resampled: Resampled, run_step):
+    given = resampled()
+    given["pack"].path("001.npy").unlink()
+    with pytest.raises(DataError, match=r"001\.npy .* is missing or was changed"):
+        run_step("train", given, **quick())
 
 
 @pytest.mark.parametrize(
@@ -248,10 +253,17 @@ def test_a_missing_shard(resampled: Resampled, run_step):
 def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     how, status, resampled: Resampled, tmp_path: Path, home
 ):
-    resample = resampled(train=(7, 5, 5), validation=3)
+    given = resampled(train=(7, 5, 5), validation=3)
     # patience so short that the learning rate falls: its state must come back too
     params = TrainParams.of(quick(epochs=9, augment=True, batch_size=4, plateau_patience=1, stop_patience=4))
-    command = [sys.executable, "-m", "tasks", "train", f"--input=resample={resample.uri}", f"--store={tmp_path / 'a'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "tasks",
+        "train",
+        *(f"--input={name}={uri}" for name, uri in uris(given).items()),
+        f"--store={tmp_path / 'a'}",
+    ]
     process = subprocess.Popen(
         [*command, f"--params={params.model_dump_json()}"],
         env=os.environ
@@ -274,12 +286,12 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
     (kept,) = LocalStore(tmp_path / "a").list("checkpoints/train/")
     told = io.StringIO()
     with contextlib.redirect_stdout(told):
-        resumed = execute("train", {"resample": resample.uri}, params, str(tmp_path / "a")).artifact
+        resumed = execute("train", uris(given), params, str(tmp_path / "a")).artifact
     assert kept.key == f"checkpoints/train/{resumed.key}"
     assert re.search(r"Going on after epoch [345], from .*/checkpoints/train/", told.getvalue())
     assert list(LocalStore(tmp_path / "a").list("checkpoints/")) == []
 
-    whole = execute("train", {"resample": resample.uri}, params, str(tmp_path / "b")).artifact
+    whole = execute("train", uris(given), params, str(tmp_path / "b")).artifact
     for name in whole.names():
         assert resumed.path(name).read_bytes() == whole.path(name).read_bytes(), name
 
@@ -287,9 +299,9 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bytes(
 def test_a_training_that_had_stopped_early_is_not_trained_further(resampled: Resampled, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("GESSO_CHECKPOINT_SECONDS", "0")
     settings.cache_clear()
-    resample = resampled(noise, train=(7, 5, 5), validation=3)
+    given = resampled(noise, train=(7, 5, 5), validation=3)
     params = TrainParams.of(quick(epochs=30, stop_patience=1))
-    whole = execute("train", {"resample": resample.uri}, params, str(tmp_path / "a")).artifact
+    whole = execute("train", uris(given), params, str(tmp_path / "a")).artifact
     assert whole.metrics["epochs"] < 30
 
     def killed(*_: object) -> None:
@@ -298,28 +310,28 @@ def test_a_training_that_had_stopped_early_is_not_trained_further(resampled: Res
     with monkeypatch.context() as patched:
         patched.setattr("tasks.core.step.commit", killed)  # after the training, before its artifact is there
         with pytest.raises(KeyboardInterrupt):
-            execute("train", {"resample": resample.uri}, params, str(tmp_path / "b"))
-    again = execute("train", {"resample": resample.uri}, params, str(tmp_path / "b")).artifact
+            execute("train", uris(given), params, str(tmp_path / "b"))
+    again = execute("train", uris(given), params, str(tmp_path / "b")).artifact
     for name in whole.names():
         assert again.path(name).read_bytes() == whole.path(name).read_bytes(), name
 
 
 def test_a_damaged_checkpoint_counts_as_none(resampled: Resampled, store: LocalStore):
-    resample = resampled(train=(7, 5, 5), validation=3)
+    given = resampled(train=(7, 5, 5), validation=3)
     params = TrainParams.of(quick(epochs=1))
-    key = expected_key("train", {"resample": resample.uri}, params)
+    key = expected_key("train", uris(given), params)
     store.put(f"checkpoints/train/{key}", b"PK\x03\x04 half a file")
-    assert execute("train", {"resample": resample.uri}, params, store.uri).artifact.key == key
+    assert execute("train", uris(given), params, store.uri).artifact.key == key
 
 
 def test_a_training_that_diverges_keeps_the_best_weights_until_then(resampled: Resampled, store: LocalStore, tmp_path):
     from tasks.vision import models
 
-    resample = resampled(noise, train=(4, 4, 4), validation=2)  # two steps an epoch
+    given = resampled(noise, train=(4, 4, 4), validation=2)  # two steps an epoch
     # Each step makes the weights nine times as large, until their products are too large for a float32.
     params = TrainParams.of(quick(epochs=60, batch_size=8, optimizer="adamw", learning_rate=10, weight_decay=1))
     with pytest.raises(ParamsError, match=r"no longer a number in epoch \d+, at the learning rate [\d.]+: ") as caught:
-        execute("train", {"resample": resample.uri}, params, store.uri)
+        execute("train", uris(given), params, store.uri)
     assert re.search(
         r"The weights of epoch \d+ are kept, the best until then\. What it found is kept in", str(caught.value)
     )
@@ -337,7 +349,7 @@ def test_weights_from_a_uri(resampled: Resampled, run_step, tmp_path: Path):
     asked = quick(architecture="keras:MobileNetV2", epochs=1, freeze_epochs=1)
     trained = run_step(
         "train",
-        {"resample": resampled(train=(4, 4, 4), validation=2)},
+        resampled(train=(4, 4, 4), validation=2),
         **asked,
         weights=f"file://{tmp_path}/{{name}}.weights.h5",
     )
@@ -353,13 +365,13 @@ def test_weights_that_are_not_there(resampled: Resampled, run_step, tmp_path: Pa
     with pytest.raises(ParamsError, match=rf"there is nothing at file://{tmp_path}/MobileNetV2\.weights\.h5\."):
         run_step(
             "train",
-            {"resample": resampled()},
+            resampled(),
             **quick(architecture="keras:MobileNetV2", weights=f"file://{tmp_path}/{{name}}.weights.h5"),
         )
 
 
 def test_what_a_training_took_is_recorded(resampled: Resampled, run_step):
-    trained = run_step("train", {"resample": resampled()}, **quick(epochs=2, label_smoothing=0.1, mixup=0.2))
+    trained = run_step("train", resampled(), **quick(epochs=2, label_smoothing=0.1, mixup=0.2))
     took = trained.metrics
     assert took["images_per_second"] == pytest.approx(93 * 2 / took["training_seconds"], rel=0.2)
     assert 0 < took["seconds_to_best"] <= took["training_seconds"]
@@ -371,4 +383,4 @@ def test_what_a_training_took_is_recorded(resampled: Resampled, run_step):
 
 def test_another_key_than_the_expected_one_is_refused(resampled: Resampled, store: LocalStore):
     with pytest.raises(ParamsError, match="another version of Gesso than the one that asked"):
-        execute("train", {"resample": resampled().uri}, TrainParams.of(quick()), store.uri, expect_key="0" * 32)
+        execute("train", uris(resampled()), TrainParams.of(quick()), store.uri, expect_key="0" * 32)
