@@ -260,7 +260,7 @@ def test_a_real_data_set_is_separated() -> None:
 
     bench = Bench(Path(os.environ["GESSO_TEST_DATA"]))
     found = bench.probability(np.arange(len(bench.photo))) >= THRESHOLD
-    assert f1(bench.photo, found) >= 0.9
+    assert f1(bench.photo, found) >= 0.95
     for name in set(bench.classes.tolist()) - set(bench.contaminated()):
         inside = bench.classes == name
         assert lost(bench.photo[inside], found[inside]) <= 0.03, name
