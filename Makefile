@@ -14,7 +14,7 @@ VERSION := 0.1.0
 VARIANT ?= trainer-cpu
 export DATASET PRESET PARAMS
 
-# Processes side by side whose BLAS threads spin until the other's turn come to a twentieth of their speed.
+# Processes side by side whose BLAS threads spin until the other's turn come to a tenth of their speed.
 test: export OPENBLAS_NUM_THREADS ?= 1
 
 help:  ## this list

@@ -46,7 +46,6 @@ def steps(dataset: Path, store: str, names: tuple[str, ...], epochs: int) -> dic
         step, started = load(name), time.perf_counter()
         inputs = {each.rstrip("*?"): made[each.rstrip("*?")] for each in step.inputs if each.rstrip("*?") in made}
         instance: dict[str, Any] = {"architecture": "baseline"} if name == "train" else {}
-        instance |= {"shard": 0, "shards": 1} if name in ("scan", "pack") else {}
         made[name] = execute(name, inputs, params.section(step.params, **instance), store).artifact.uri
         seconds[name] = time.perf_counter() - started
     return {"seconds": seconds, "made": made}

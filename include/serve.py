@@ -213,7 +213,7 @@ def _environment(home: Path, database: str) -> dict[str, str]:
         **{name: os.environ.get(f"AIRFLOW__{name.upper()}", seconds) for name, seconds in AFTER_A_DEATH.items()},
     ) | {
         "GESSO_DEADLINE_HOURS": os.environ.get("GESSO_DEADLINE_HOURS", "24"),
-        # Tasks run side by side, and BLAS threads that spin until the other's turn come to a twentieth of their speed.
+        # Tasks run side by side, and BLAS threads that spin until the other's turn come to a tenth of their speed.
         "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1"),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }

@@ -49,12 +49,12 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
     dataset = open_store(inputs.one("snapshot").json("snapshot.json")["dataset"])
     per_file = max(1, FILE_BYTES // (params.image_size**2 * 3))
     last = LastPack(dataset.uri, params, out)
-    write_pixels(dataset, mine, params.image_size, per_file, out, last)
+    copied = write_pixels(dataset, mine, params.image_size, per_file, out, last)
     at = np.arange(len(mine))
     places = {"file": (at // per_file).astype(np.int32), "offset": (at % per_file).astype(np.int32)}
     out.table("rows.parquet", mine[["row", "sha256"]].assign(**places))
     last.note()
-    out.metrics |= {"images": len(mine), "copied": sum(digest in last for digest in mine["sha256"])}
+    out.metrics |= {"images": len(mine), "copied": copied}
 
 
 class LastPack:
@@ -117,7 +117,7 @@ class LastPack:
 
 def write_pixels(
     dataset: Store, used: pd.DataFrame, size: int, per_file: int, out: Output, last: LastPack | None = None
-) -> None:
+) -> int:
     """Write the files of pixels, one in memory at a time; an image whose pixels aren't known is decoded, once.
 
     Args:
@@ -128,6 +128,9 @@ def write_pixels(
         out: where to.
         last: what was packed before.
 
+    Returns:
+        How many images were packed before.
+
     Raises:
         DataError: an image is not there any more, or is not the one that was scanned.
     """
@@ -135,8 +138,9 @@ def write_pixels(
     threads = settings().threads
     readers = threads if dataset.local_path("") else max(16, 4 * threads)  # over a network most of the time is waiting
     wanted = used[["key", "version", "sha256", "width", "height"]].to_dict("records")
-    if last and (there := sum(row["sha256"] in last for row in wanted)):
-        out.log(f"pack: {there:,} of {len(wanted):,} images were packed before")
+    copied = sum(row["sha256"] in last for row in wanted) if last else 0
+    if copied:
+        out.log(f"pack: {copied:,} of {len(wanted):,} images were packed before")
     progress = _progress(len(wanted), out)
     with ThreadPoolExecutor(readers) as pool:
         for number, start in enumerate(range(0, len(wanted), per_file)):
@@ -150,6 +154,7 @@ def write_pixels(
             for offset, _ in enumerate(pool.map(fill, range(len(rows))), start=1):
                 progress(start + offset)
             np.save(out.path(f"{number:03}.npy"), pixels)
+    return copied
 
 
 def _picture(dataset: Store, image: dict[str, Any], size: int) -> npt.NDArray[np.uint8]:

@@ -50,7 +50,7 @@ Params = params.ScanParams
 LOG_SECONDS = 10
 BATCH = 1_000  # images whose rows are written at a time
 GROUP = 16  # images that a worker takes on at a time
-# A picture's memory is kept for the next one: clearing new pages would take as long as a third of a decode.
+# A picture's memory is kept for the next one: a PNG's decode would ask for a thousand new pages, each to be cleared.
 KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 WORTH_A_PROCESS = 1_000  # images for each worker: a process takes seconds to start
 
