@@ -21,9 +21,21 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 SIZE, BATCH = 224, 64
+
+
+def brightness(picture: npt.NDArray[np.uint8]) -> float:
+    """The mean of the grey picture."""
+    return float(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY).mean())
+
+
+def mean_hls(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The means of hue, lightness and saturation."""
+    means: npt.NDArray[np.float64] = cv2.cvtColor(picture, cv2.COLOR_BGR2HLS).reshape(-1, 3).mean(axis=0)
+    return means
 
 
 def explore(images: pd.DataFrame) -> pd.DataFrame:
@@ -31,8 +43,7 @@ def explore(images: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for path, name in zip(images["path"], images["class"], strict=True):
         picture = np.asarray(cv2.imread(path))
-        grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
-        rows.append((name, *picture.shape[:2], grey.mean()))
+        rows.append((name, *picture.shape[:2], brightness(picture)))
     table = pd.DataFrame(rows, columns=["class", "height", "width", "brightness"])
     summary = table.groupby("class").agg(
         images=("height", "size"), height=("height", "median"), width=("width", "median"),
@@ -50,11 +61,8 @@ def without_photographs(images: pd.DataFrame) -> pd.DataFrame:
     for name, members in images.groupby("class"):
         if not members["photo"].any():
             continue
-        means = []
-        for path in members["path"]:
-            hls = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2HLS)
-            means.append(hls.reshape(-1, 3).mean(axis=0))
-        cluster = AgglomerativeClustering(n_clusters=2).fit_predict(np.array(means))
+        means = np.array([mean_hls(np.asarray(cv2.imread(path))) for path in members["path"]])
+        cluster = AgglomerativeClustering(n_clusters=2).fit_predict(means)
         photos = [members["photo"].to_numpy()[cluster == number].mean() for number in (0, 1)]
         print(f"{name}: {photos[0]:.0%} and {photos[1]:.0%} photographs in the two clusters")
         dropped = int(np.argmax(photos))

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import fields
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -42,7 +41,7 @@ from tasks.core.settings import settings
 from tasks.core.step import code_digest
 from tasks.core.store import Store, open_store
 from tasks.vision.features import FEATURE_NAMES
-from tasks.vision.look import LOST, Listed, Row, end_with, look_at
+from tasks.vision.look import LOST, Listed, Row, begin, look_at
 
 INPUTS = ("snapshot",)
 Params = params.ScanParams
@@ -50,6 +49,7 @@ Params = params.ScanParams
 LOG_SECONDS = 10
 BATCH = 1_000  # images whose rows are written at a time
 GROUP = 16  # images that a worker takes on at a time
+FAR_GROUP = 64  # the same where they come over a network: for its first ones a worker waits
 # A picture's memory is kept for the next one: a PNG's decode would ask for a thousand new pages, each to be cleared.
 KEEPING = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 WORTH_A_PROCESS = 1_000  # images for each worker: a process takes seconds to start
@@ -148,11 +148,12 @@ def _look_at_all(
         Listed(key, size, etag, _given(version), modified.to_pydatetime())
         for key, size, etag, version, modified in zip(*columns, strict=True)
     )
-    groups = iter(lambda: list(islice(listed, GROUP)), [])
+    near = store.local_path("") is not None
+    groups = iter(lambda: list(islice(listed, GROUP if near else FAR_GROUP)), [])
     done, started, logged = 0, 0.0, 0.0
     with _workers(len(rows)) as pool:
         # Over a network most of the time is waiting.
-        threads = 1 if store.local_path("") else max(1, store.threads // settings().threads)
+        threads = 1 if near else max(1, store.threads // settings().threads)
         look = partial(look_at, store.uri, threads, int(params.max_megapixels * 1e6))
         for seen in ahead(pool, look, groups, 4 * settings().threads):
             yield from seen
@@ -181,16 +182,18 @@ def _workers(images: int) -> Iterator[Executor]:
     # Loky's processes are new ones, so no thread of this one matters, and they don't import this one's main module: in
     # an Airflow task that is Airflow, which wants its database.
     context = loky.backend.get_context("loky")
+    processes = loky.ProcessPoolExecutor(
+        count, context=context, initializer=begin, initargs=(os.getpid(),), env=KEEPING
+    )
     try:
-        with loky.ProcessPoolExecutor(
-            count, context=context, initializer=end_with, initargs=(os.getpid(),), env=KEEPING
-        ) as processes:
-            yield processes
+        yield processes
     except BrokenProcessPool as error:
         raise StoreError(
             "A process of the scan was ended from outside, likely since the machine has too little memory. What was "
             "seen is remembered: run again. Lower GESSO_WORKERS where it happens again."
         ) from error
+    finally:
+        processes.shutdown(kill_workers=True)  # they hold nothing, and take a third of a second to end in order
 
 
 class Tables:
@@ -238,5 +241,5 @@ def _write(tables: Tables, memory: Remembered, images: pd.DataFrame, rows: pa.Ta
 
 
 def _row_table(rows: list[Row], identities: pa.Array, places: npt.NDArray[np.uint64]) -> pa.Table:
-    seen = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
+    seen = dict(zip(Row._fields, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(Row._fields, ())
     return pa.table({**seen, "identity": identities, "place": places}, schema=SCHEMA)

@@ -6,18 +6,22 @@ Its processes start with this module, so it imports no more than a look needs.
 import hashlib
 import math
 import os
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from tasks.core.errors import DataError, NotFound
-from tasks.core.store import Store, in_threads, open_store
+from tasks.core.objects import ahead
+from tasks.core.store import Store, open_store
 from tasks.vision.features import FEATURE_NAMES, FEATURE_SIZE, describe, fit
 from tasks.vision.images import Image, open_image, perceptual_hash, thumbnail_jpeg
 
@@ -37,8 +41,7 @@ class Listed:
     modified: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """What one look at an image tells. Fields are columns of scan.parquet, except the last two."""
 
     status: str  # "ok" or "unreadable"
@@ -74,13 +77,11 @@ def look_at(uri: str, threads: int, max_pixels: int, group: list[Listed]) -> lis
     """What is seen in these objects of the data set at `uri`, in their order; they are read by so many threads."""
     cv2.setNumThreads(1)  # all cores are busy with an image each
     store = _store(uri)
+    look = partial(_opened, store, max_pixels)
+    if threads > 1:  # each is described while others are on their way
+        return [_described(seen) for seen in ahead(_readers(threads), look, group, len(group))]
     # First all are decoded, then all described: the code and the tables of either stay in the processor's cache.
-    seen = list(
-        in_threads(lambda each: _opened(store, each, max_pixels), group, threads)
-        if threads > 1
-        else (_opened(store, each, max_pixels) for each in group)
-    )
-    return [_described(each) for each in seen]
+    return [_described(seen) for seen in [look(each) for each in group]]
 
 
 def _decoded(data: bytes, max_pixels: int) -> Row | _Seen:
@@ -140,7 +141,12 @@ def _store(uri: str) -> Store:
     return open_store(uri)
 
 
-def _opened(store: Store, each: Listed, max_pixels: int) -> Row | _Seen:
+@cache
+def _readers(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def _opened(store: Store, max_pixels: int, each: Listed) -> Row | _Seen:
     if each.bytes > max_bytes(max_pixels):
         return Row("unreadable", f"{each.bytes / 1e6:,.0f} MB, more than an image of the allowed size can have")
     try:
@@ -164,12 +170,15 @@ def _read(store: Store, each: Listed) -> tuple[bytes, bool]:
     return data, abs(datetime.fromtimestamp(path.stat().st_mtime, UTC) - each.modified).total_seconds() < 1e-3
 
 
-def end_with(parent: int) -> None:
-    """A worker whose parent is killed would wait for work for ever."""
+def begin(parent: int) -> None:
+    """What a worker does first."""
+    # Numba loads them where they are, for linear algebra and C's functions: a quarter of a worker's start.
+    for unused in ("scipy", "cffi"):
+        sys.modules.setdefault(unused, None)  # type: ignore[arg-type]  # how Python says that there is no such module
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os._exit(1)
+        os._exit(1)  # else it would wait for work for ever
 
     threading.Thread(target=watch, daemon=True).start()
