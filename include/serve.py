@@ -210,6 +210,7 @@ def _environment(home: Path, database: str) -> dict[str, str]:
         api__workers="1",
         api_auth__jwt_secret=secret["jwt"],
         dag_processor__refresh_interval="30",
+        scheduler__scheduler_idle_sleep_time="0.5",  # between two steps it waits half of this on average
         **{name: os.environ.get(f"AIRFLOW__{name.upper()}", seconds) for name, seconds in AFTER_A_DEATH.items()},
     ) | {
         "GESSO_DEADLINE_HOURS": os.environ.get("GESSO_DEADLINE_HOURS", "24"),
