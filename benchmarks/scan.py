@@ -34,6 +34,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -120,10 +121,11 @@ def in_threads(work: Callable[[Path], object], paths: list[Path]) -> None:
             pass
 
 
-def three_passes(paths: list[Path], brightness: Callable[..., object], mean_hls: Callable[..., object]) -> None:
-    """What was computed in 2022, each in a loop of its own: brightness, mean HLS, and the resized picture."""
-    in_threads(lambda path: brightness(cv2.imread(str(path))), paths)
-    in_threads(lambda path: mean_hls(cv2.imread(str(path))), paths)
+def three_passes(paths: list[Path], means: tuple[Callable[..., object], Callable[..., object]]) -> None:
+    """What was computed in 2022, each in a loop of its own: mean brightness, mean HLS, and the resized picture."""
+    light, hls = means
+    in_threads(lambda path: light(cv2.imread(str(path))), paths)
+    in_threads(lambda path: hls(cv2.imread(str(path))), paths)
     in_threads(lambda path: cv2.resize(cv2.imread(str(path)), (224, 224)), paths)
 
 
@@ -222,20 +224,19 @@ def vs_cleanvision(made: Folder, data: Path | None) -> Figure:
     return scan_against("CleanVision", lambda: by_cleanvision(made["jpg"]), made["jpg"], len(paths), rounds=1)
 
 
+def _opencvs_mean(code: int, picture: npt.NDArray[np.uint8]) -> object:
+    return cv2.mean(cv2.cvtColor(picture, code))
+
+
 def vs_three_passes(made: Folder, data: Path | None) -> Figure:
     paths = made.paths("jpg", JPEGS)
-
-    def by_opencv(picture: npt.NDArray[np.uint8]) -> object:
-        return cv2.mean(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY))
-
-    def hls_by_opencv(picture: npt.NDArray[np.uint8]) -> object:
-        return cv2.mean(cv2.cvtColor(picture, cv2.COLOR_BGR2HLS))
-
+    by_numpy = brightness, mean_hls
+    by_opencv = partial(_opencvs_mean, cv2.COLOR_BGR2GRAY), partial(_opencvs_mean, cv2.COLOR_BGR2HLS)
     return compare(
         len(paths),
         {
-            "three passes": lambda: seconds(lambda: three_passes(paths, brightness, mean_hls)),
-            "the same with OpenCV's means": lambda: seconds(lambda: three_passes(paths, by_opencv, hls_by_opencv)),
+            "three passes": lambda: seconds(lambda: three_passes(paths, by_numpy)),
+            "the same with OpenCV's means": lambda: seconds(lambda: three_passes(paths, by_opencv)),
             "scan": lambda: of_scan(str(made["jpg"])),
         },
     )

@@ -241,5 +241,5 @@ def _write(tables: Tables, memory: Remembered, images: pd.DataFrame, rows: pa.Ta
 
 
 def _row_table(rows: list[Row], identities: pa.Array, places: npt.NDArray[np.uint64]) -> pa.Table:
-    seen = dict(zip(Row._fields, zip(*rows, strict=True), strict=True)) if rows else dict.fromkeys(Row._fields, ())
+    seen = {name: [row[at] for row in rows] for at, name in enumerate(Row._fields)}
     return pa.table({**seen, "identity": identities, "place": places}, schema=SCHEMA)
