@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from tasks.core import params
 from tasks.core.artifacts import Artifact, Inputs, Output
@@ -32,6 +33,7 @@ from tasks.vision.separation import ClassFinding, Separation, separate
 INPUTS = ("validate", "scan*")
 Params = params.ClusterParams
 
+ROWS = 8_192  # of the features that are read at a time
 SHEET_IMAGES = 60
 SWITCHED_OFF = "not judged: the separation is switched off"
 NOT_LISTED = "kept: its class is not among those listed as contaminated"
@@ -100,15 +102,17 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
 def _separated(images: pd.DataFrame, scans: list[Artifact]) -> Separation:
     keys, names, given = pd.Index(images["key"]), list[str](), np.zeros(len(images), bool)
     features = np.empty((len(images), 0), np.float32)
-    for scan in scans:  # one after the other into one table, which may be large
-        table = scan.table("features.parquet").set_index("key")
+    for scan in scans:
+        file = pq.ParquetFile(scan.path("features.parquet"), pre_buffer=False)
         if not names:
-            names = list(table.columns)
+            names = [name for name in file.schema_arrow.names if name != "key"]
             features = np.empty((len(images), len(names)), np.float32)
-        places = keys.get_indexer(table.index)
-        wanted = places >= 0
-        features[places[wanted]] = table.loc[wanted, names].to_numpy(np.float32)
-        given[places[wanted]] = True
+        for batch in file.iter_batches(ROWS):  # into one table, which may be large
+            part = batch.to_pandas().set_index("key")
+            places = keys.get_indexer(part.index)
+            wanted = places >= 0
+            features[places[wanted]] = part.loc[wanted, names].to_numpy(np.float32)
+            given[places[wanted]] = True
     if not given.all():
         raise DataError(
             f"The scan has no features of {int((~given).sum()):,} kept images, such as {keys[~given][0]!r}. "

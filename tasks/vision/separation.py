@@ -18,11 +18,13 @@ comes first, does it hold photographs at all, and only then the one by image:
    images are examples from here on.
 5. *Axes of the classes' own.* Each class gets one more axis, from the other classes' examples and its own, cross-fitted
    so that no image judges itself. The illustrations that lie nearest to the photographs weigh most, so full scenes are
-   told from photographs too. Two t distributions on its scores give each image its probability. A refused class is
-   accepted after all where the upper one lies most of the way to the other classes' photographs.
+   told from photographs too. A refused class is accepted after all where the upper of two t distributions lies most of
+   the way to the other classes' photographs.
 6. *Paintings.* For a class that was set aside the illustrations are the class itself and the others set aside, and the
    images that come out as photographs change sides for the next round. So photographs are found among paintings, whose
    style no other class tells. Where there are many, as many rounds follow in which the class itself weighs more.
+7. *Neighbours.* In a class that is accepted each score is mixed with those of the images that measure most alike. Two t
+   distributions on what comes out give each image its probability.
 
 Nothing here is random, and the order of rows does not matter.
 """
@@ -47,6 +49,7 @@ from tasks.vision.grouping import (
     canonical_order,
     fisher_axis,
     mixed,
+    neighbour_means,
     principal_axes,
     projected,
     ranked_to_normal,
@@ -123,6 +126,11 @@ class Settings:
     painting_many: float = 0.16  # share of photographs from which it is told by its own
     painting_own_share: float = 0.8  # own_share from then on
     painting_own_photographs: float = 10.0  # and own_photographs
+    neighbours: int = 8  # images with whose scores each is mixed
+    neighbour_share: float = 0.3  # how much these weigh
+    painting_neighbours: int = 25  # the same from painting_many on
+    painting_neighbour_share: float = 0.5
+    neighbour_axes: int = 40  # principal axes of the class on which they are near
 
 
 @dataclass(frozen=True)
@@ -365,8 +373,20 @@ class _Search:
             else:
                 scores, reach = self._own_scores(rows, upper, _without(name, illustrations)), settings.reach
             split = split_heavy(scores, settings.freedom)
-            if split is not None and (not self.refusals[name] or self._reaches(split, scores, reach)):
-                self.scores[rows], self.probability[rows], self.refusals[name] = scores, split.upper(scores), ""
+            if split is None or (self.refusals[name] and not self._reaches(split, scores, reach)):
+                continue
+            many = name in aside and split.share >= settings.painting_many
+            scores = self._mixed_with_neighbours(rows, scores, many)
+            split = split_heavy(scores, settings.freedom) or split
+            self.scores[rows], self.probability[rows], self.refusals[name] = scores, split.upper(scores), ""
+
+    def _mixed_with_neighbours(self, rows: Rows, scores: Floats, many_in_paintings: bool) -> Floats:
+        """The scores, each with a share of its neighbours' mean."""
+        settings = self.settings
+        count = settings.painting_neighbours if many_in_paintings else settings.neighbours
+        share = settings.painting_neighbour_share if many_in_paintings else settings.neighbour_share
+        space = principal_axes(self.ranked[rows], settings.neighbour_axes)
+        return (1 - share) * scores + share * neighbour_means(space, scores, count)
 
     def _reaches(self, split: HeavySplit, scores: Floats, reach: float) -> bool:
         """Whether there is an upper group, and it lies where photographs lie: at 1, on a class's own axis."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tasks.vision.features import FEATURE_NAMES, describe
-from tasks.vision.grouping import fisher_axis, split_heavy, split_scores, two_groups, ward_groups
+from tasks.vision.grouping import fisher_axis, neighbour_means, split_heavy, split_scores, two_groups, ward_groups
 from tasks.vision.separation import Separation, separate
 
 from .pictures import drawing, photograph
@@ -240,6 +240,13 @@ def test_ward_numbers_groups_by_the_first_column() -> None:
     space = np.array([[5.0, 0], [5.1, 0], [0.0, 0], [0.1, 0], [9.0, 0]])
     assert ward_groups(space, 3).tolist() == [1, 1, 0, 0, 2]
     assert ward_groups(space[:1], 3).tolist() == [0]
+
+
+def test_neighbours_are_the_nearest_and_not_the_image_itself() -> None:
+    space, values = np.array([[0.0], [1.0], [2.5], [9.0]]), np.array([1.0, 2.0, 4.0, 8.0])
+    np.testing.assert_array_equal(neighbour_means(space, values, 1), [2, 1, 2, 4])
+    np.testing.assert_array_equal(neighbour_means(space, values, 2), [3, 2.5, 1.5, 3])
+    np.testing.assert_allclose(neighbour_means(space, values, 9), (values.sum() - values) / 3)  # more than there are
 
 
 def test_two_groups_mend_a_bad_start() -> None:
