@@ -305,7 +305,7 @@ def ward_groups(space: Floats, groups: int) -> npt.NDArray[np.int32]:
 
 def neighbour_means(space: Floats, values: Floats, count: int) -> Floats:
     """For each row of the space [n, d] the mean value of the `count` rows nearest to it, itself left out: [n]."""
-    from sklearn.neighbors import NearestNeighbors  # half a second, which only a class with photographs is worth
+    from sklearn.neighbors import NearestNeighbors  # half a second, which a run saves that reuses its verdicts
 
     found = NearestNeighbors(n_neighbors=min(count, len(space) - 1), algorithm="brute").fit(space)
     return np.asarray(values[found.kneighbors(return_distance=False)].mean(1), np.float64)

@@ -18,13 +18,13 @@ comes first, does it hold photographs at all, and only then the one by image:
    images are examples from here on.
 5. *Axes of the classes' own.* Each class gets one more axis, from the other classes' examples and its own, cross-fitted
    so that no image judges itself. The illustrations that lie nearest to the photographs weigh most, so full scenes are
-   told from photographs too. A refused class is accepted after all where the upper of two t distributions lies most of
+   told from photographs too. Each score is mixed with those of the images that measure most alike, and two t
+   distributions give each image its probability. A refused class is accepted after all where the upper one lies most of
    the way to the other classes' photographs.
 6. *Paintings.* For a class that was set aside the illustrations are the class itself and the others set aside, and the
    images that come out as photographs change sides for the next round. So photographs are found among paintings, whose
-   style no other class tells. Where there are many, as many rounds follow in which the class itself weighs more.
-7. *Neighbours.* In a class that is accepted each score is mixed with those of the images that measure most alike. Two t
-   distributions on what comes out give each image its probability.
+   style no other class tells. Where there are many, as many rounds follow in which the class itself weighs more, and
+   more neighbours count.
 
 Nothing here is random, and the order of rows does not matter.
 """
@@ -372,20 +372,21 @@ class _Search:
                 scores, reach = self._painting_scores(rows, upper, _without(name, paintings)), settings.painting_reach
             else:
                 scores, reach = self._own_scores(rows, upper, _without(name, illustrations)), settings.reach
+                scores = self._mixed_with_neighbours(rows, scores, settings.neighbours, settings.neighbour_share)
             split = split_heavy(scores, settings.freedom)
             if split is None or (self.refusals[name] and not self._reaches(split, scores, reach)):
                 continue
-            many = name in aside and split.share >= settings.painting_many
-            scores = self._mixed_with_neighbours(rows, scores, many)
-            split = split_heavy(scores, settings.freedom) or split
+            if name in aside:  # only now: the mean of many neighbours would bring a class below its reach
+                many = split.share >= settings.painting_many
+                count = settings.painting_neighbours if many else settings.neighbours
+                share = settings.painting_neighbour_share if many else settings.neighbour_share
+                scores = self._mixed_with_neighbours(rows, scores, count, share)
+                split = split_heavy(scores, settings.freedom) or split
             self.scores[rows], self.probability[rows], self.refusals[name] = scores, split.upper(scores), ""
 
-    def _mixed_with_neighbours(self, rows: Rows, scores: Floats, many_in_paintings: bool) -> Floats:
-        """The scores, each with a share of its neighbours' mean."""
-        settings = self.settings
-        count = settings.painting_neighbours if many_in_paintings else settings.neighbours
-        share = settings.painting_neighbour_share if many_in_paintings else settings.neighbour_share
-        space = principal_axes(self.ranked[rows], settings.neighbour_axes)
+    def _mixed_with_neighbours(self, rows: Rows, scores: Floats, count: int, share: float) -> Floats:
+        """The scores, each with a share of the mean of so many neighbours in the class."""
+        space = principal_axes(self.ranked[rows], self.settings.neighbour_axes)
         return (1 - share) * scores + share * neighbour_means(space, scores, count)
 
     def _reaches(self, split: HeavySplit, scores: Floats, reach: float) -> bool:
