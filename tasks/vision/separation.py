@@ -117,7 +117,7 @@ class Settings:
     own_share: float = 0.5  # of the class itself among the illustrations of its own axis
     own_photographs: float = 50.0  # found photographs that weigh as much as all other classes' photographs
     freedom: float = 4.0  # of the t distributions
-    found: float = 5.0  # photographs that a class's own axis must find to have it accepted
+    found: float = 4.0  # photographs that a class's own axis must find to have it accepted
     reach: float = 0.47  # and where they must lie, between its illustrations (0) and other classes' photographs (1)
     painting_reach: float = 0.72  # the same for a class set aside
     painting_shrinkage: float = 0.15  # of its axis, against the mean variance
