@@ -104,11 +104,11 @@ def scan_by_hand(store: str, snapshot: str) -> str:
         out.table("scan.parquet", images.assign(**seen).astype(COLUMNS))
         features = pd.DataFrame(values, columns=names)
         features.insert(0, "key", images["key"])
-        # In groups of as many rows as the scan writes: how much a reader holds depends on it.
+        # In groups of as many rows as the scan writes: how much a reader holds depends on them.
         features.to_parquet(out.path("features.parquet"), index=False, compression="zstd", row_group_size=BATCH)
         jpeg = thumbnail_jpeg(np.full((112, 112, 3), 200, np.uint8), 112)
         table = pa.table({"key": pa.array(images["key"], pa.string()), "jpeg": pa.array([jpeg] * rows)})
-        pq.write_table(table, out.path("thumbnails.parquet"), row_group_size=1000)
+        pq.write_table(table, out.path("thumbnails.parquet"), row_group_size=BATCH)
 
     return by_hand(store, "scan", "a", write, snapshot=snapshot.rpartition("/")[2])
 
