@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tasks.core.memory import keep_freed
 from tasks.vision import models
 from tasks.vision.export import Export, difference, write
 
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=16)
     options = parser.parse_args()
+    keep_freed()  # as `predict` does
     figures = measure(options.architecture, options.size, options.batch)
     for name, value in figures.items():
         print(f"{name:<28} {value:10.6g}")

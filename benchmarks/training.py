@@ -37,6 +37,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks import export
+from tasks.core.memory import keep_freed
 from tasks.vision import devices, feed, models
 from tasks.vision.pack import Pack
 
@@ -194,6 +195,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--row", choices=ROWS, action="append", help="only this one; may be given several times")
     options = parser.parse_args()
+    keep_freed()  # as `train` does
     devices.make_deterministic(devices.compiles())
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -55,6 +55,7 @@ from tasks.core.artifacts import Artifact, Inputs, Output
 from tasks.core.errors import DataError, GessoError, ParamsError
 from tasks.core.figures import COLOURS, MUTED, contact_sheet, figure, label
 from tasks.core.ledger import write_csv
+from tasks.core.memory import keep_freed
 from tasks.slices import described, slices
 from tasks.vision import calibration, metrics
 from tasks.vision.pack import Pack, open_pack
@@ -80,6 +81,7 @@ CELLS_WITH_COUNTS = 30
 
 
 def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
+    keep_freed()
     from tasks.vision import export  # it imports TensorFlow, which takes seconds
 
     export.check_backend()

@@ -25,6 +25,7 @@ from tasks.core.artifacts import Artifact
 from tasks.core.champion import Champion, champion_key, read_pointer
 from tasks.core.errors import DataError, NotFound, ParamsError, StoreError
 from tasks.core.ledger import write_csv
+from tasks.core.memory import keep_freed
 from tasks.core.params import ScanParams
 from tasks.core.settings import settings
 from tasks.core.store import Store, open_store
@@ -181,6 +182,7 @@ def predict(artifact: Artifact, pictures: Iterable[Picture], top: int) -> Iterat
         pictures: the images.
         top: how many classes an image.
     """
+    keep_freed()
     from tasks.vision.export import Export  # imports TensorFlow, which takes seconds
 
     model = Export(artifact.directory("export"))

@@ -31,6 +31,7 @@ import pandas as pd
 from tasks.core import figures, params
 from tasks.core.artifacts import Inputs, Output
 from tasks.core.errors import DataError, NotFound, ParamsError
+from tasks.core.memory import keep_freed
 from tasks.core.store import open_store
 from tasks.vision import folds
 from tasks.vision.pack import open_pack
@@ -58,6 +59,7 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
             f"Give both steps the same image_size."
         )
 
+    keep_freed()
     from tasks.vision import devices, feed, models, training  # they import TensorFlow, which takes seconds
 
     drawn = train.loc[train.index.repeat(train["copies"])]

@@ -21,18 +21,23 @@ def kubectl(*words: str) -> str:
 
 @pytest.fixture(scope="module")
 def applied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder with a namespace of the test's own, applied; the namespace is the folder's name."""
-    had_class = "gesso-training" in kubectl("get", "priorityclasses", "-o", "name")
+    """The folder with a namespace and a priority class of the test's own, applied.
+
+    The namespace is the folder's name, and the priority class `<namespace>-training`.
+    """
     folder = tmp_path_factory.mktemp("applied") / f"gesso-{uuid.uuid4().hex[:8]}"
     shutil.copytree(MANIFESTS, folder)
-    for file, line in (("kustomization.yaml", "namespace: "), ("namespace.yaml", "  name: ")):
+    for file, line in (
+        ("kustomization.yaml", "namespace: gesso\n"),
+        ("namespace.yaml", "  name: gesso\n"),
+        ("priority.yaml", "  name: gesso-training\n"),
+    ):
         text = (folder / file).read_text()
-        assert text.count(f"{line}gesso\n") == 1
-        (folder / file).write_text(text.replace(f"{line}gesso\n", f"{line}{folder.name}\n"))
+        assert text.count(line) == 1
+        (folder / file).write_text(text.replace(line, line.replace("gesso", folder.name)))
     try:
         kubectl("apply", "-k", str(folder))
         yield folder
     finally:
         kubectl("delete", "namespace", folder.name, "--wait=false", "--ignore-not-found")
-        if not had_class:
-            kubectl("delete", "priorityclass", "gesso-training", "--ignore-not-found")
+        kubectl("delete", "priorityclass", f"{folder.name}-training", "--ignore-not-found")

@@ -95,7 +95,7 @@ def admitted(namespace: str, **settings: Any) -> Any:
         )
     )
     pods = PodSettings(
-        namespace=namespace, priority_class="gesso-training", kubeconfig=os.environ["KUBECONFIG"], **settings
+        namespace=namespace, priority_class=f"{namespace}-training", kubeconfig=os.environ["KUBECONFIG"], **settings
     )
     made = KubernetesPodOperator(
         task_id="train", **(pod_defaults(pods) | {"container_resources": resources(pods, gpus=1)})

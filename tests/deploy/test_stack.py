@@ -104,7 +104,7 @@ def test_training_in_the_pods_of_a_cluster(applied: Path, tmp_path: Path, demo: 
         GESSO_POD_IMAGE=os.environ["GESSO_TEST_TRAINER"],
         GESSO_POD_SECRET="s3",
         GESSO_POD_S3_ENDPOINT=address,
-        GESSO_POD_PRIORITY_CLASS="gesso-training",
+        GESSO_POD_PRIORITY_CLASS=f"{namespace}-training",
         GESSO_POD_CPU="100m",
         GESSO_POD_MEMORY="2Gi",
         GESSO_POD_POLL_SECONDS="1",
