@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 
 # glibc's malloc.h
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def keep_freed() -> None:
@@ -12,12 +12,11 @@ def keep_freed() -> None:
 
     For a process that again and again needs the same large blocks, as a network does for its tensors: glibc gives such
     a block back to the system at once, and the system clears each page of the next one when it is first touched. Of a
-    training step on a CPU that was a quarter to a third (`docs/training.md`). A block of any size comes from one heap,
-    so the most memory that a process needs stays the same. Before threads are started.
+    training step on a CPU that was a third to a half (`docs/training.md`). A block of any size comes from the one heap:
+    with one for each thread a process would need half as much again. Before threads are started.
     """
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_ARENA_MAX, 1)
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
-        mallopt(M_TOP_PAD, 64 << 20)
