@@ -11,9 +11,9 @@ def keep_freed() -> None:
     """Have the C library keep freed memory for what is asked of it next; where it isn't glibc nothing happens.
 
     For a process that again and again needs the same large blocks, as a network does for its tensors: glibc gives such
-    a block back to the system at once, and the system clears each page of the next one when it is first touched. Of a
-    training step on a CPU that was a third to a half (`docs/training.md`). A block of any size comes from the one heap:
-    with one for each thread a process would need half as much again. Before threads are started.
+    a block back to the system at once, and the system clears each page of the next one when it is first touched. That
+    was up to half of a training step on a CPU (`docs/training.md`). Blocks of any size and all threads come from one
+    heap: with one for each thread it would take up to half as much again. To be called before threads are started.
     """
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
