@@ -51,7 +51,7 @@ from tasks.core.checkpoint import Checkpoint
 from tasks.core.settings import settings
 from tasks.core.step import execute, load
 from tasks.core.store import open_store
-from tasks.pack import FILE_BYTES, write_pixels
+from tasks.pack import FILE_BYTES, divided, write_pixels
 from tasks.vision.features import describe
 
 HEIGHT, WIDTH = 577, 866
@@ -149,7 +149,8 @@ def packed(folder: Path, paths: list[Path]) -> float:
     with tempfile.TemporaryDirectory() as home:
         store = open_store(home)
         out = Output(Path(home) / "out", store, Checkpoint(store, "pack"))
-        return seconds(lambda: write_pixels(open_store(str(folder)), used, 224, FILE_BYTES // (224 * 224 * 3), out))
+        files = divided(used["sha256"].tolist(), FILE_BYTES // (224 * 224 * 3))
+        return seconds(lambda: write_pixels(open_store(str(folder)), used, 224, files, out))
 
 
 def peak(images: int) -> float:

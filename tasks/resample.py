@@ -18,8 +18,8 @@ Writes:
     ledger.parquet, ledger.csv  a row for each image of the snapshot: key, class, verdict, reason, decided_by
                          (validation, clustering, person, sampling), part, copies (times drawn in an epoch; 0 = not
                          used), photo_probability, duplicate_group, sha256
-    used.parquet         row, key, class, label, part, copies, duplicate_group, version, sha256, width, height: the
-                         images that are used, sorted by key; a row is an image's place in the pack
+    used.parquet         row, key, class, label, part, copies, duplicate_group, modified, version, sha256, width,
+                         height: the images that are used, sorted by key; a row is an image's number in the pack
     classes.json         names of the classes; a label is an index of it
     counts.parquet       class, snapshot, kept (of which the next are parts), train, train_drawn (after sampling),
                          validation, test
@@ -205,6 +205,7 @@ def used_table(images: pd.DataFrame, names: list[str]) -> pd.DataFrame:
             "part": used["part"],
             "copies": used["copies"].astype(np.int32),
             "duplicate_group": used["duplicate_group"],
+            "modified": used["modified"],
             "version": used["version"],
             "sha256": used["sha256"],
             "width": used["width"],

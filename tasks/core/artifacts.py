@@ -278,7 +278,8 @@ class Inputs:
 class Output:
     """What a step writes to: a local folder that becomes the artifact when the step is done.
 
-    `checkpoint` is where a long step keeps its state meanwhile.
+    `checkpoint` is where a long step keeps its state meanwhile. `shared` are the files that another artifact of the
+    store holds already, and which of its files each is.
     """
 
     folder: Path
@@ -286,6 +287,7 @@ class Output:
     checkpoint: Checkpoint
     observed: Any = None
     metrics: dict[str, Metric] = field(default_factory=dict)
+    shared: dict[str, tuple[Artifact, str]] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
         """The local path at which to write a file of the artifact; its folder is made."""

@@ -215,6 +215,18 @@ class LocalStore(Bulk):
         with self._written(key, write) as (temporary, target):
             os.replace(temporary, target)
 
+    def copy(self, source: str, key: str) -> None:
+        def write(temporary: Path) -> None:
+            temporary.unlink()
+            try:
+                os.link(self._path(source), temporary)  # what is written stays as it is, so both may be one file
+                os.utime(temporary)
+            except PermissionError:  # another user's
+                shutil.copyfile(self._path(source), temporary)
+
+        with self._written(key, write) as (temporary, target):
+            os.replace(temporary, target)
+
     def download(self, key: str, path: Path) -> None:
         with explained(f"Copying {key} of {self.uri} to {path}"):
             temporary = path.parent / temporary_name()

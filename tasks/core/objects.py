@@ -116,6 +116,9 @@ class Bulk(ABC):
     def upload(self, path: Path, key: str) -> None: ...
 
     @abstractmethod
+    def copy(self, source: str, key: str) -> None: ...
+
+    @abstractmethod
     def download(self, key: str, path: Path) -> None: ...
 
     def list_many(self, prefixes: Iterable[str]) -> Iterator[Object]:
@@ -133,6 +136,9 @@ class Bulk(ABC):
 
     def upload_many(self, files: Iterable[tuple[Path, str]]) -> None:
         self._all(lambda each: self.upload(*each), files)
+
+    def copy_many(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._all(lambda each: self.copy(*each), pairs)
 
     def download_many(self, files: Iterable[tuple[str, Path]]) -> None:
         self._all(lambda each: self.download(*each), files)

@@ -455,6 +455,11 @@ class S3Store(Bulk):
         with explained(f"Reading {path}"):
             self._ask(f"Writing {self.uri}/{key}", send)
 
+    def copy(self, source: str, key: str) -> None:
+        name = {"Bucket": self.bucket, "Key": self.prefix + key}
+        copied = {"Bucket": self.bucket, "Key": self.prefix + source}
+        self._ask(f"Copying {self.uri}/{source} to {key}", lambda client: client.copy_object(**name, CopySource=copied))
+
     def download(self, key: str, path: Path) -> None:
         name = {"Bucket": self.bucket, "Key": self.prefix + key}
         temporary = path.parent / temporary_name()

@@ -332,11 +332,12 @@ def commit(store: Store, manifest: dict[str, Any], out: Output) -> Artifact:
     files, it is replaced.
     """
     folder, attempt = f"artifacts/{manifest['step']}/{manifest['key']}", uuid.uuid4().hex[:8]
-    manifest["files"] = {
-        name: {"path": f"{attempt}/{name}", "size": path.stat().st_size, "sha256": file_sha256(path)}
-        for name, path in out.files()
-    }
+    files = {name: {"size": path.stat().st_size, "sha256": file_sha256(path)} for name, path in out.files()}
+    files |= {name: artifact.manifest["files"][its] for name, (artifact, its) in out.shared.items()}
+    manifest["files"] = {name: facts | {"path": f"{attempt}/{name}"} for name, facts in sorted(files.items())}
     store.upload_many((path, f"{folder}/{attempt}/{name}") for name, path in list(out.files()))
+    shared = out.shared.items()
+    store.copy_many((artifact.key_of(its), f"{folder}/{attempt}/{name}") for name, (artifact, its) in shared)
     data = json.dumps(manifest, indent=2, ensure_ascii=False).encode()
     while not store.create(f"{folder}/{MANIFEST}", data):
         written, etag = store.get_with_etag(f"{folder}/{MANIFEST}")

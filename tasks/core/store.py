@@ -95,6 +95,14 @@ class Store(Protocol):
     def upload_many(self, files: Iterable[tuple[Path, str]]) -> None:
         """`upload` each (path, key), by threads."""
 
+    def copy(self, source: str, key: str) -> None:
+        """Write the object that `source` is under another key, too, without reading it (5 GB at most). A folder's two
+        keys may be one file on the disk. Raises `NotFound`.
+        """
+
+    def copy_many(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """`copy` each (source, key), by threads."""
+
     def download(self, key: str, path: Path) -> None:
         """Copy the object into a local file, which appears whole or not at all."""
 

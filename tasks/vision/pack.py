@@ -1,6 +1,7 @@
 """The pack: all images of a training at one size, read by row."""
 
 import os
+import resource
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import DataError, ParamsError
+from tasks.core.objects import in_threads
 
 
 class Pack:
@@ -30,7 +32,8 @@ class Pack:
         Raises:
             DataError: the shards are not images of one size, or the table does not fit them.
         """
-        self._shards = [_Shard(path) for path in shards]
+        _allow_open_files(len(shards))
+        self._shards = [Shard(path) for path in shards]
         sizes = sorted({shard.size for shard in self._shards})
         if len(sizes) != 1:
             raise DataError(f"The pack holds images of {len(sizes)} sizes {sizes}: expected one. Pack it anew.")
@@ -56,10 +59,15 @@ class Pack:
         return images
 
 
-class _Shard:
-    """One file of images."""
+class Shard:
+    """One file of images: `images` of `size` x `size` pixels."""
 
     def __init__(self, path: Path) -> None:
+        """Open the file.
+
+        Raises:
+            DataError: it is not one of images.
+        """
         try:
             mapped: np.memmap[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
             self._file = os.open(path, os.O_RDONLY)
@@ -74,7 +82,11 @@ class _Shard:
         self.images, self.size, self._start = shape[0], shape[1], mapped.offset
 
     def read(self, offset: int, image: npt.NDArray[np.uint8]) -> None:
-        """Read one image; safe in threads."""
+        """Read one image into uint8 [size, size, 3]; safe in threads.
+
+        Raises:
+            DataError: the file was cut short.
+        """
         if os.preadv(self._file, [image.data], self._start + offset * image.nbytes) < image.nbytes:
             raise DataError(f"{self._path} was cut short while it was in use. Pack it anew.")
 
@@ -106,4 +118,19 @@ def open_pack(resample: Artifact, packs: Sequence[Artifact]) -> Pack:
 
 def pixel_files(artifact: Artifact, rows: pd.DataFrame) -> list[Path]:
     """The files of pixels of a `pack` artifact with these rows, each checked against its hash."""
-    return [artifact.path(f"{number:03}.npy") for number in range(rows["file"].max() + 1 if len(rows) else 0)]
+    numbers = range(rows["file"].max() + 1 if len(rows) else 0)
+    return list(in_threads(lambda number: artifact.path(file_name(number)), numbers, artifact.store.threads))
+
+
+def file_name(number: int) -> str:
+    """Name of the file of pixels with this number."""
+    return f"{number:03}.npy"
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's limit where so many files don't fit, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 512  # libraries hold some, too
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

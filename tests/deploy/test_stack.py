@@ -15,7 +15,7 @@ from tasks.demo import make_demo
 from tests.deploy.conftest import kubectl
 from tests.deploy.stack import Stack, compose
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.docker, pytest.mark.faults, pytest.mark.timeout(2400)]
 
 #: A training of seconds.
 CONF = {"preset": "demo", "epochs": 2, "min_macro_f1": 0}
@@ -42,7 +42,12 @@ def up(stack: Stack, demo: Path) -> Iterator[Stack]:
         compose(stack.folder, "--profile", "*", "down", "--volumes", project=stack.project, **stack.settings)
 
 
-@pytest.fixture(params=["local", "celery"])
+#: What training in pods wants of the environment.
+CLUSTER = {"KUBECONFIG", "GESSO_TEST_TRAINER", "GESSO_TEST_STACK_POD_S3"}
+local_alone = pytest.mark.skipif(set(os.environ) >= CLUSTER, reason="the stack that trains in pods has the same parts")
+
+
+@pytest.fixture(params=[pytest.param("local", marks=local_alone), "celery"])
 def stack(request: pytest.FixtureRequest, tmp_path: Path, demo: Path) -> Iterator[Stack]:
     # A slot for each worker, so that the two steps which run at the same time need both.
     slots = "1" if request.param == "celery" else "4"
@@ -89,7 +94,7 @@ def kubeconfig(namespace: str, file: Path) -> None:
 
 @pytest.mark.kubernetes
 @pytest.mark.skipif(
-    not {"GESSO_TEST_TRAINER", "GESSO_TEST_STACK_POD_S3"} <= set(os.environ),
+    not set(os.environ) >= CLUSTER,
     reason="wants GESSO_TEST_TRAINER, the trainer's image in the cluster, and GESSO_TEST_STACK_POD_S3, the address at "
     "which pods reach the stack's S3; it is published on that port of 127.0.0.1",
 )

@@ -21,13 +21,13 @@ from tasks.core.checkpoint import Checkpoint
 from tasks.core.figures import contact_sheet, figure, label
 from tasks.core.ledger import write_csv
 from tasks.core.step import commit
-from tasks.core.store import LocalStore
+from tasks.core.store import LocalStore, Store
 
 Run = dict[str, Artifact | list[Artifact]]
 CLASSES = {"L2_3": 14, "L2_10": 30, "L2_12": 20}
 
 
-def output(folder: Path, store: LocalStore, step: str) -> Output:
+def output(folder: Path, store: Store, step: str) -> Output:
     """A fresh output folder."""
     made = folder / f"{step}-{len(list(folder.iterdir()))}"
     made.mkdir()

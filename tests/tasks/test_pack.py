@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 from tasks import pack
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import DataError, ParamsError
-from tasks.core.store import LocalStore, open_store
+from tasks.core.settings import settings
+from tasks.core.step import execute, load
+from tasks.core.store import LocalStore, Store, open_store
 from tasks.vision.images import open_image, resize
 from tasks.vision.pack import open_pack
 from tests.tasks.artifacts_by_hand import committed, output
@@ -25,18 +28,21 @@ Make = Callable[..., dict[str, Artifact]]
 
 @pytest.fixture
 def make(store: LocalStore, tmp_path: Path) -> Make:
-    """The inputs of `pack`: the first so many images of a data set."""
+    """The inputs of `pack`: the images of a data set from `first` up to a number."""
     folder = tmp_path / "by-hand"
     folder.mkdir()
 
-    def made(images: int = IMAGES, dataset: str = "") -> dict[str, Artifact]:
+    def made(images: int = IMAGES, dataset: str = "", first: int = 0, store: Store = store) -> dict[str, Artifact]:
         files, rows = open_store(dataset or str(tmp_path / "data")), []
-        for number in range(images):
+        for number in range(first, images):
             picture = cv2.resize(np.random.default_rng(number).integers(0, 255, (5, 5, 3), np.uint8), (48, 40))
             data = cv2.imencode(".png", picture)[1].tobytes()
             files.put(f"a/{number:03} 한.png", data)
             rows.append({"key": f"a/{number:03} 한.png", "sha256": hashlib.sha256(data).hexdigest()})
-        used = pd.DataFrame(rows).assign(row=range(images), width=48, height=40)
+        used = pd.DataFrame(rows).assign(row=range(images - first), width=48, height=40)
+        used["modified"] = pd.Timestamp("2022-08-01", tz="UTC") - pd.to_timedelta(
+            used["row"] + first, "h"
+        )  # the last is oldest
         listed = files.list_as_of("", datetime.max.replace(tzinfo=UTC)) or files.list()
         used["version"] = used["key"].map({found.key: found.version for found in listed})
         out = output(folder, store, "snapshot")
@@ -91,14 +97,95 @@ def test_a_shard_may_be_empty(make: Make, run_step: RunStep) -> None:
     np.testing.assert_array_equal(pixels(given, parts), pixels(given, packed(run_step, given)))
 
 
-def test_no_file_is_larger_than_it_may_be(make: Make, run_step: RunStep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_hold_all_images_once_and_none_is_larger_than_it_may_be() -> None:
+    digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(10_000)]
+    files = pack.divided(digests, 50)
+    assert [image for file in files for image in digests[file]] == digests
+    sizes = [file.stop - file.start for file in files]
+    assert 40 < np.mean(sizes) < 60
+    assert 0 < min(sizes) < max(sizes) == 50 * pack.LONGEST
+    assert pack.divided([], 50) == []
+    assert len(pack.divided(["0" * 64] * 5, 50)) == 5
+
+
+@pytest.mark.parametrize("at", [0, 5_000, 9_999])
+def test_an_image_that_goes_changes_no_other_file(at: int) -> None:
+    def files(numbers: list[int]) -> set[tuple[str, ...]]:
+        digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in numbers]
+        return {tuple(digests[file]) for file in pack.divided(digests, 50)}
+
+    numbers = list(range(10_000))
+    assert len(files(numbers) - files(numbers[:at] + numbers[at + 1 :])) <= 2  # two where a file ended there
+
+
+@pytest.fixture
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some four images of 32 pixels a file."""
+    monkeypatch.setattr(pack, "FILE_BYTES", 4 * 32 * 32 * 3)
+
+
+def test_files_of_the_same_images_are_shared_with_the_last_pack(
+    make: Make, run_step: RunStep, store: LocalStore, small_files: None
+) -> None:
+    (first,) = packed(run_step, make(IMAGES, first=3))
+    given = make()  # three images that are younger than all others
+    (second,) = packed(run_step, given)
+    held = {facts["sha256"]: name for name, facts in first.manifest["files"].items()}
+    shared = {name for name, facts in second.manifest["files"].items() if facts["sha256"] in held}
+    assert len(shared) >= 8
+    assert second.metrics == {"images": IMAGES, "copied": IMAGES - 3}
+    for name in shared:
+        assert second.path(name).samefile(first.path(held[second.manifest["files"][name]["sha256"]]))
+
+    wanted = contents(second), pixels(given, [second])
+    for name in first.names():  # as `gesso gc` does it
+        store.delete(first.key_of(name))
+    assert contents(second) == wanted[0]
+    for found in [*store.list("remembered/"), *store.list("artifacts/pack/")]:
+        store.delete(found.key)
+    (anew,) = packed(run_step, given)
+    assert (contents(anew), anew.metrics["copied"]) == (wanted[0], 0)
+    np.testing.assert_array_equal(pixels(given, [anew]), wanted[1])
+
+
+def test_a_file_that_was_damaged_is_not_shared(
+    make: Make, run_step: RunStep, store: LocalStore, small_files: None
+) -> None:
+    (first,) = packed(run_step, make(IMAGES, first=3))
+    whole = contents(first)["001.npy"]
+    first.path("001.npy").write_bytes(whole[:-3] + b"abc")
     given = make()
-    whole = pixels(given, packed(run_step, given))
-    monkeypatch.setattr(pack, "FILE_BYTES", 16 * 32 * 32 * 3)
-    (parts,) = packed(run_step, make(IMAGES - 1))
-    files = [np.load(parts.path(f"{number:03}.npy")) for number in range(3)]
-    assert [len(file) for file in files] == [16, 16, 7]
-    np.testing.assert_array_equal(np.concatenate(files), whole[:-1])
+    (second,) = packed(run_step, given)
+    assert IMAGES - 3 - 4 * pack.LONGEST <= int(second.metrics["copied"] or 0) < IMAGES - 3
+    assert whole in contents(second).values()
+    assert contents(second)
+
+
+def test_a_last_pack_that_lost_a_file_is_not_used(
+    make: Make, run_step: RunStep, store: LocalStore, small_files: None
+) -> None:
+    (first,) = packed(run_step, make(IMAGES, first=3))
+    store.delete(first.key_of("001.npy"))
+    given = make()
+    (second,) = packed(run_step, given)
+    assert second.metrics["copied"] == 0
+    assert len(pixels(given, [second])) == IMAGES
+
+
+def test_what_is_shared_is_never_fetched(make: Make, any_store: Store, small_files: None) -> None:
+    def run(name: str, inputs: dict[str, Artifact], **params: Any) -> Artifact:
+        uris = {given: artifact.uri for given, artifact in inputs.items()}
+        return execute(name, uris, load(name).params.of(params), any_store.uri).artifact
+
+    (first,) = packed(run, make(IMAGES, first=3, store=any_store))
+    given = make(store=any_store)
+    (second,) = packed(run, given)
+    digests = [{facts["sha256"] for facts in made.manifest["files"].values()} for made in (first, second)]
+    fetched = {path.stem for path in (settings().scratch_folder / "copies").glob("*.npy")}
+    assert len(digests[0] & digests[1] - fetched) >= 8
+    for name in first.names():
+        any_store.delete(first.key_of(name))
+    assert pixels(given, [second]).shape == (IMAGES, 32, 32, 3)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (4, 4), (2, 4), (4, 2)])

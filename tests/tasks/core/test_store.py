@@ -153,7 +153,22 @@ def test_files_go_up_and_down(any_store: Store, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["copy"]
 
 
-@pytest.mark.parametrize("act", [lambda s: s.get("no"), lambda s: s.download("no", Path("x"))], ids=["get", "download"])
+def test_a_copy_outlives_what_it_was_made_of(any_store: Store) -> None:
+    any_store.put("a/한 1.bin", b"first")
+    began = datetime.now(UTC)
+    any_store.copy_many([("a/한 1.bin", "b/copy.bin"), ("a/한 1.bin", "c/copy.bin")])
+    assert [found.key for found in any_store.list("b/")] == ["b/copy.bin"]
+    assert next(any_store.list("b/")).modified >= began - timedelta(seconds=2)  # as if it were written anew
+    any_store.put("a/한 1.bin", b"second")
+    any_store.delete("a/한 1.bin")
+    assert [any_store.get(key) for key in ("b/copy.bin", "c/copy.bin")] == [b"first", b"first"]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [lambda s: s.get("no"), lambda s: s.download("no", Path("x")), lambda s: s.copy("no", "y")],
+    ids=["get", "download", "copy"],
+)
 def test_what_is_not_there_is_said(
     any_store: Store, act: Callable[[Store], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
