@@ -164,7 +164,7 @@ def data_docs(suite: Sequence[Expectation], results: Sequence[Result], findings:
     from great_expectations.render.renderer import ValidationResultsPageRenderer
     from great_expectations.render.view import DefaultJinjaSectionView
 
-    body = []
+    body, view = [], DefaultJinjaSectionView()  # one for all: each compiles its templates anew
     for table in ROWS:
         chosen = [_escaped(result) for entry, result in zip(suite, results, strict=True) if entry.table == table]
         if not chosen:
@@ -176,7 +176,7 @@ def data_docs(suite: Sequence[Expectation], results: Sequence[Result], findings:
         body.append(f"<h2>Table {table}</h2>")
         for number, section in enumerate(sections, start=1):
             drawn = {"section": section.to_json_dict(), "section_loop": {"index": f"{table}-{number}"}}
-            body.append(DefaultJinjaSectionView().render(drawn))
+            body.append(view.render(drawn))
     return Template(PAGE.read_text()).substitute(findings="\n".join(map(_row, findings)), sections="\n".join(body))
 
 

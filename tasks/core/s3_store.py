@@ -1,15 +1,17 @@
 """A prefix of a bucket as a store: Amazon's S3, and servers that speak its protocol."""
 
+import hashlib
 import logging
 import os
 import random
+import re
 import shutil
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
 from itertools import chain
@@ -28,13 +30,16 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 PATIENCE = 60
 """Seconds for which a request is tried again after its first failure, once the server has answered at all."""
 PAUSE = 10  # seconds between two tries, at most
+DIRECT_TRIES, DIRECT_PAUSE = 3, 60  # reads past boto3 that may fail in a row, before it does all for so many seconds
 LARGE = 16 << 20  # bytes; from here on a file goes in several parts at a time
 CHUNK = 1 << 20  # bytes
+PLAIN_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]+")
 #: Refusals that may pass: too slow, in conflict with another write, too many, damaged on the way.
 PASSING = (408, 409, 429, "RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch")
 
 _making = threading.RLock()  # boto3's sessions are not made for several threads
 _answering: set[int] = set()  # clients whose server has answered
+_reading_in: dict[str, int] = {}  # the process in which obstore's threads run
 _checked: set[tuple[str, str]] = set()  # address and bucket of stores that honour conditional writes
 
 
@@ -68,6 +73,42 @@ def _transfer(client: Any) -> Any:
         multipart_threshold=LARGE, multipart_chunksize=8 << 20, max_concurrency=8, preferred_transfer_client="classic"
     )
     return S3Transfer(client, config)
+
+
+@cache
+def _reader(client: Any, bucket: str) -> Any:
+    """obstore's store for the client's bucket, with its address and boto3's credentials.
+
+    None where there are no credentials, or where the name is one that obstore would make another address of.
+    """
+    import boto3
+    from obstore.store import S3Store as Reader
+
+    found = boto3.Session().get_credentials()
+    if found is None or not PLAIN_BUCKET.fullmatch(bucket):
+        return None
+
+    def credentials() -> Any:
+        frozen = found.get_frozen_credentials()  # boto3 gets new ones before they expire
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + timedelta(minutes=10),
+        }
+
+    return Reader(
+        bucket,
+        endpoint=client.meta.endpoint_url,
+        region=client.meta.region_name,
+        credential_provider=credentials,
+        client_options={
+            "allow_http": True,
+            "connect_timeout": f"{CONNECT_SECONDS}s",
+            "timeout": f"{READ_SECONDS}s",
+        },
+        retry_config={"max_retries": 0},
+    )
 
 
 def _age(version: dict[str, Any]) -> tuple[datetime, bool]:
@@ -126,6 +167,7 @@ class S3Store(Bulk):
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         self.threads = THREADS
         self._own_client: Any = None
+        self._direct_failures, self._direct_from = 0, 0.0
 
     @property
     def client(self) -> Any:
@@ -385,6 +427,8 @@ class S3Store(Bulk):
     def _read(self, key: str, version: str | None = None) -> tuple[bytes, str]:
         what = f"Reading {self.uri}/{key}"
         which = {"VersionId": version} if version else {}
+        if (found := self._read_directly(key, which)) is not None:
+            return found
 
         def read(client: Any) -> tuple[bytes, str]:
             answer = client.get_object(Bucket=self.bucket, Key=self.prefix + key, **which)
@@ -393,6 +437,37 @@ class S3Store(Bulk):
             return answer["Body"].read(), answer["ETag"]
 
         return self._ask(what, read)
+
+    def _read_directly(self, key: str, which: Mapping[str, str]) -> tuple[bytes, str] | None:
+        """The object by obstore, which takes a fifth of boto3's CPU time.
+
+        None where anything is not as usual: then boto3 asks, which tries again and whose errors are explained. The ETag
+        of an object that was written in one go is the MD5 of its bytes (but for some encryptions), so it says whether
+        they came as they are.
+        """
+        import obstore
+
+        name = self.prefix + key
+        # Its threads don't outlive a fork; and it would take other keys for the same path as these.
+        if _reading_in.setdefault("process", os.getpid()) != os.getpid() or {"", ".", ".."} & set(name.split("/")):
+            return None
+        if time.monotonic() < self._direct_from or (reader := _reader(self.client, self.bucket)) is None:
+            return None
+        try:
+            found = obstore.get(reader, name, options={"version": which["VersionId"]} if which else None)
+            data, etag = bytes(found.bytes()), found.meta["e_tag"] or ""
+        except FileNotFoundError:
+            return None
+        except Exception:  # whatever it is, boto3 meets it too and says what it means
+            data, etag = b"", ""
+        if hashlib.md5(data, usedforsecurity=False).hexdigest() == etag.strip('"'):
+            self._direct_failures = 0
+            _answering.add(id(self.client))
+            return data, etag
+        self._direct_failures += 1
+        if self._direct_failures >= DIRECT_TRIES:
+            self._direct_failures, self._direct_from = 0, time.monotonic() + DIRECT_PAUSE
+        return None
 
     def get(self, key: str, version: str | None = None) -> bytes:
         return self._read(key, version)[0]

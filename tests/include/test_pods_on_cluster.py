@@ -183,7 +183,7 @@ def test_a_pod_killed_while_it_trains_is_resumed_and_ends_the_same(
     cluster.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=grace)
     status, printed = run.end()
     assert status == 1, printed
-    assert re.search(r"^gesso: (train: )?.*(The next try goes on|It was told to stop)", printed, re.MULTILINE)
+    assert re.search(r"^gesso: (train: )?.*(The next try goes on|It was told to stop)", printed, re.MULTILINE), printed
     assert no_pod_is_left(cluster)
 
     resumed = start({"epochs": epochs})

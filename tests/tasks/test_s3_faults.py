@@ -16,7 +16,7 @@ import pytest
 
 from tasks.core import s3_store
 from tasks.core.artifacts import Artifact
-from tasks.core.errors import TRY_AGAIN, StoreError, Unusable
+from tasks.core.errors import TRY_AGAIN, NotFound, StoreError, Unusable
 from tasks.core.step import execute, load
 from tasks.core.store import open_store
 from tests.s3_proxy import S3Proxy, never, proxy_before_bucket  # noqa: F401 - the fixture
@@ -123,6 +123,50 @@ def test_an_answer_that_breaks_off_or_was_damaged_is_read_again(
         assert (tmp_path / rule).read_bytes() == data
     assert s3_proxy.faults == 8
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["cut", "damage"]
+
+
+def readers(proxy: S3Proxy) -> list[str]:
+    """By what each object was read: obstore or boto3."""
+    asked = [headers for method, path, headers in proxy.requests if method == "GET" and "list-type" not in path]
+    return ["boto3" if "Boto3" in headers.get("User-Agent", "") else "obstore" for headers in asked]
+
+
+@both_servers
+def test_obstore_reads_what_is_as_usual_and_boto3_the_rest(
+    server: str, s3: str, s3_proxy: S3Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, plain, data = open_store(s3), "a 한%20+.png", os.urandom(1000)
+    for key in (plain, "a//b.png", "a/../b.png"):
+        store.put(key, data)
+        assert store.get(key) == data
+    assert readers(s3_proxy) == ["obstore", "boto3", "boto3"]
+    with pytest.raises(NotFound, match="there is no such object"):
+        store.get("nothing")
+
+    s3_proxy.requests.clear()
+    for _ in range(s3_store.DIRECT_TRIES):
+        s3_proxy.damage = s3_proxy.times(1, get("png"))
+        assert store.get(plain) == data
+    assert readers(s3_proxy) == ["obstore", "boto3"] * s3_store.DIRECT_TRIES
+    s3_proxy.requests.clear()
+    assert store.get(plain) == data
+    assert readers(s3_proxy) == ["boto3"], "obstore is not asked for a while"
+    monkeypatch.setattr(store, "_direct_from", 0.0)
+    s3_proxy.requests.clear()
+    assert store.get(plain) == data
+    assert readers(s3_proxy) == ["obstore"]
+
+
+def test_a_forked_process_reads_by_boto3(s3: str, s3_proxy: S3Proxy) -> None:
+    store = open_store(s3)
+    store.put("a", b"1")
+    assert store.get("a") == b"1"
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if open_store(s3).get("a") == b"1" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert readers(s3_proxy) == ["obstore", "boto3"]
+    assert store.get("a") == b"1"
 
 
 @both_servers

@@ -230,6 +230,7 @@ def test_on_a_real_server_versions_are_as_of_an_instant(s3_versioned: str) -> No
 
 
 @pytest.mark.s3
+@pytest.mark.timeout(900)
 def test_on_a_real_server_ten_thousand_odd_keys(s3: str) -> None:
     odd = [*ODD_KEYS, "a//b", "a/../b", "./c", "-", "+", "&amp;", "tab\there", "?query=1#part", "ümlaut", " ends with "]
     keys = [f"{number:05}/{odd[number % len(odd)]}" for number in range(10_000)]
