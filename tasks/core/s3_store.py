@@ -158,7 +158,8 @@ class S3Store(Bulk):
     """A prefix of a bucket as a store. Address, keys and region come from the environment, as boto3 reads them.
 
     Its methods are those of `tasks.core.store.Store`. boto3 sends a CRC with what it writes and checks the one that the
-    server keeps on what it reads (`AWS_REQUEST_CHECKSUM_CALCULATION=when_required` for a server that can't have that).
+    server keeps on what it reads (`AWS_REQUEST_CHECKSUM_CALCULATION=when_required` for a server that can't have that);
+    what obstore reads is held against its ETag.
     """
 
     def __init__(self, bucket: str, prefix: str) -> None:
@@ -451,9 +452,14 @@ class S3Store(Bulk):
         # Its threads don't outlive a fork; and it would take other keys for the same path as these.
         if _reading_in.setdefault("process", os.getpid()) != os.getpid() or {"", ".", ".."} & set(name.split("/")):
             return None
-        if time.monotonic() < self._direct_from or (reader := _reader(self.client, self.bucket)) is None:
+        if time.monotonic() < self._direct_from:
             return None
+        client = self.client
         try:
+            with _making:
+                reader = _reader(client, self.bucket)
+            if reader is None:
+                return None
             found = obstore.get(reader, name, options={"version": which["VersionId"]} if which else None)
             data, etag = bytes(found.bytes()), found.meta["e_tag"] or ""
         except FileNotFoundError:
@@ -462,7 +468,7 @@ class S3Store(Bulk):
             data, etag = b"", ""
         if hashlib.md5(data, usedforsecurity=False).hexdigest() == etag.strip('"'):
             self._direct_failures = 0
-            _answering.add(id(self.client))
+            _answering.add(id(client))
             return data, etag
         self._direct_failures += 1
         if self._direct_failures >= DIRECT_TRIES:
