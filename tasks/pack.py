@@ -3,8 +3,8 @@
 A large data set is packed in shards, as it is scanned: the images whose place (`core/remembered.py`) leaves the
 remainder `shard` when it is divided by `shards`. The shard's images lie in its files from old to new, and an image's
 own digest says whether a file ends with it. So new images change the last files, one that is not used any more changes
-its file alone, and all other files are those of the last run: they are shared with its artifact, neither read nor
-written. (Content-defined chunks: Muthitacharoen, Chen and Mazières, "A low-bandwidth network file system", 2001.) In
+its file alone, and all other files are those of the last run: they are shared with its artifact, not made again.
+(Content-defined chunks: Muthitacharoen, Chen and Mazières, "A low-bandwidth network file system", 2001.) In
 a changed file the pixels of known images are taken from the last run's.
 
 Writes:
