@@ -3,12 +3,13 @@
 Two-way clustering of a class finds its largest difference, which need not be photographs. So the question by class
 comes first, does it hold photographs at all, and only then the one by image:
 
-1. *Prior.* A score with fixed signs, from how pictures come about: a photograph has many tones, gradients nearly
-   everywhere and noise; a drawing has few tones, flat areas, equal neighbours and dark lines. (Athitsos, Swain and
-   Frankel 1997; see `features.py`.)
+1. *Prior.* A score on a scale that no data set moves, from how pictures come about: a photograph has many tones,
+   gradients nearly everywhere and noise; a drawing has few tones, flat areas, equal neighbours and dark lines.
+   (Athitsos, Swain and Frankel 1997; see `features.py`.)
 2. *Gate.* Two normals of one width are fitted to the scores of each class. The class is accepted as contaminated only
    where two are much likelier than one, lie far apart, and one lies where photographs and the other where
-   illustrations lie. All else keeps every image.
+   illustrations lie. All else keeps every image. What the prior accepts stays accepted, but where nearly all of a class
+   would be photographs, since paintings look so too.
 3. *Self-training.* The sure images of accepted classes, and the refused classes, are examples for a linear axis (Fisher
    1936, with shrinkage). The axis by which a class is scored is fitted to the other classes only, so a class never
    confirms itself; without that, self-training drifts. Back to 2, a few rounds. A refused class on the
@@ -59,27 +60,28 @@ from tasks.vision.grouping import (
     ward_groups,
 )
 
-#: The prior: features by which photographs are higher (+1) or lower (-1) than illustrations, whatever is shown.
-PRIOR: Mapping[str, int] = {
-    "lightness_entropy": 1,
-    "lightness_gradient_p25": 1,
-    "palette5_entropy": 1,
-    "gradient_entropy": 1,
-    "residual_faint": 1,
-    "faint_gradient_share": 1,
-    "noise_floor_p5": 1,
-    "saturation_lightness_entropy": 1,
-    "hue_lightness_entropy": 1,
-    "lightness_eight_commonest": -1,
-    "lightness_roughness": -1,
-    "saturation_roughness": -1,
-    "palette5_four_commonest": -1,
-    "flat_share": -1,
-    "nearly_flat_share": -1,
-    "toned_flat_share": -1,
-    "equal_neighbours": -1,
-    "residual_none": -1,
-    "dark_line_asymmetry": -1,
+#: The prior: measures by which photographs differ from illustrations whatever is shown, and what a drawing and a
+#: photograph typically measure.
+PRIOR: Mapping[str, tuple[float, float]] = {
+    "lightness_entropy": (4.9, 7.2),
+    "lightness_gradient_p25": (0.004, 0.035),
+    "palette5_entropy": (4.4, 8.3),
+    "gradient_entropy": (4.8, 6.7),
+    "residual_faint": (0.20, 0.33),
+    "faint_gradient_share": (0.15, 0.35),
+    "noise_floor_p5": (0.02, 0.08),
+    "saturation_lightness_entropy": (4.1, 6.0),
+    "hue_lightness_entropy": (3.7, 5.5),
+    "lightness_eight_commonest": (0.62, 0.16),
+    "lightness_roughness": (0.74, 0.45),
+    "saturation_roughness": (1.0, 0.18),
+    "palette5_four_commonest": (0.64, 0.12),
+    "flat_share": (0.43, 0.02),
+    "nearly_flat_share": (0.55, 0.12),
+    "toned_flat_share": (0.09, 0.004),
+    "equal_neighbours": (0.33, 0.007),
+    "residual_none": (0.69, 0.40),
+    "dark_line_asymmetry": (0.14, 0.006),
 }
 
 
@@ -92,20 +94,17 @@ FOLDS = 24
 class Settings:
     """The method's constants. Gaps are in deviations of a normal; evidence is the gain in BIC of two normals over one.
 
-    On the prior's scale 0 is the data set's middle; on a trained axis the illustrations among the examples lie at -1
-    on average and the photographs at +1.
+    Scores have one scale: by the prior a typical drawing lies at -1 and a typical photograph at +1, and on a trained
+    axis the examples of either do on average.
     """
 
     min_images: int = 20  # a smaller class says too little about itself
-    seed_gap: float = 3.3
-    seed_evidence: float = 5.0
-    seed_low: float = 0.2  # by the prior, illustrations lie below this
-    seed_high: float = 0.4  # and photographs above this
     gap: float = 3.1
-    evidence: float = 10.0
-    low: float = -0.55  # on a trained axis the illustrations lie below this
+    evidence: float = 5.0
+    low: float = -0.55  # the illustrations lie below this
     high: float = 0.5  # and the photographs above this
     few: float = 3.0  # images that the smaller group must have
+    examples: int = 12  # photographs of other classes that an axis of a class's own needs
     sure: float = 0.8  # probability from which an image is an example
     weight: float = 0.5  # a class of n examples weighs n ** (1 - weight)
     shrinkage: float = 2.0
@@ -178,7 +177,7 @@ def separate(
     ranked = ranked_to_normal(values, order, columns)
     labels = np.asarray(classes, dtype=object)[order]
     members = {name: np.flatnonzero(labels == name) for name in sorted(set(classes))}
-    search = _Search(ranked, int((~fine).sum()), _prior(ranked, [names[c] for c in columns]), members, settings)
+    search = _Search(ranked, int((~fine).sum()), _prior(values, names)[order], members, settings)
     search.run()
 
     findings, reasons = {}, np.full(len(labels), "", dtype=object)
@@ -191,14 +190,14 @@ def separate(
     return Separation(search.probability[back], search.group[back], place[back], list(reasons[back]), findings)
 
 
-def _prior(ranked: Singles, names: Sequence[str]) -> Floats:
-    known = [(column, PRIOR[name]) for column, name in enumerate(names) if name in PRIOR]
-    if not known:
-        return np.zeros(len(ranked))
-    columns, signs = zip(*known, strict=True)
-    weights = np.zeros(ranked.shape[1])
-    weights[list(columns)] = signs
-    return projected(ranked, weights) / len(signs)
+def _prior(values: Singles, names: Sequence[str]) -> Floats:
+    """Mean of the prior's measures, each at -1 for a typical drawing and 1 for a typical photograph."""
+    known = [(column, *PRIOR[name]) for column, name in enumerate(names) if name in PRIOR]
+    total = np.zeros(len(values))
+    for column, drawing, photograph in known:
+        scaled = (2 * values[:, column].astype(np.float64) - drawing - photograph) / (photograph - drawing)
+        total += np.clip(scaled, -2, 2)
+    return total / max(len(known), 1)
 
 
 def _space(scores: Floats, ranked: Singles, settings: Settings) -> Floats:
@@ -224,12 +223,11 @@ def _place(scores: Floats, ranked: Singles) -> Floats:
     return np.column_stack([scores, projected(ranked, axis) - mean @ axis - centred * (slopes @ axis)])
 
 
-def _probabilities(space: Floats, group: npt.NDArray[np.int32], upper: Floats) -> Floats:
-    """Call each of Ward's groups photographs or not as a whole, by its mean score; then let two normals decide."""
-    means = np.bincount(group, upper) / np.maximum(np.bincount(group), 1)
-    photographs = (means > 0.5)[group]
-    # Where photographs are few they may have no group of their own; then the scores alone are the start.
-    start = photographs.astype(np.float64) if 0 < photographs.sum() < len(group) else upper
+def _probabilities(space: Floats, group: npt.NDArray[np.int32], upper: Floats, sure: float) -> Floats:
+    """Call each of Ward's groups photographs or not as a whole where its mean is sure; then let two normals decide."""
+    means = (np.bincount(group, upper) / np.maximum(np.bincount(group), 1))[group]
+    # Few photographs may have no group of their own, and a mixed group called as a whole would turn the normals.
+    start = np.where(means > sure, 1.0, np.where(means < 1 - sure, 0.0, upper))
     return two_groups(space, start)
 
 
@@ -237,8 +235,8 @@ def _reasons(values: Floats, names: Sequence[str], probability: Floats) -> list[
     """For each image of a class the three measures of the prior that speak most for what it was found to be."""
     known = [(column, name, PRIOR[name]) for column, name in enumerate(names) if name in PRIOR]
     share_below = np.column_stack([(rankdata(values[:, column]) - 0.5) / len(values) for column, _, _ in known])
-    signs = np.array([sign for _, _, sign in known]) * np.where(probability >= 0.5, 1, -1)[:, None]
-    support = (share_below - 0.5) * signs
+    signs = np.sign([photograph - drawing for _, _, (drawing, photograph) in known])
+    support = (share_below - 0.5) * signs * np.where(probability >= 0.5, 1, -1)[:, None]
     strongest = np.argsort(-support, axis=1, kind="stable")[:, :3]
     return [
         "; ".join(
@@ -269,12 +267,18 @@ class _Search:
         self.ranked, self.coarse = ranked, ranked[:, :coarse]
         self.prior, self.members, self.settings = prior, members, settings
         self.scores, self.probability, self.group = prior.copy(), np.zeros(len(prior)), np.zeros(len(prior), np.int32)
+        self.by_prior: set[str] = set()  # classes that the prior alone accepts for good
         self.trained: set[str] = set()  # classes that other classes' axis scores; the prior scores the others
         self.splits: dict[str, Split | None] = {}
         self.refusals: dict[str, str] = {}
 
     def run(self) -> None:
         self._gate()
+        self.by_prior = {
+            name
+            for name, split in self.splits.items()
+            if split is not None and not self.refusals[name] and split.share <= self.settings.sure
+        }
         for _ in range(self.settings.rounds):
             if all(self.refusals.values()):
                 break
@@ -292,21 +296,21 @@ class _Search:
     def _refusal(self, name: str) -> str:
         """Why a class isn't accepted as contaminated, in words; "" where it is."""
         settings, split, images = self.settings, self.splits[name], len(self.members[name])
-        trained = name in self.trained
         if images < settings.min_images:
             return f"too few images to judge: {images}, at least {settings.min_images} are needed"
         if split is None:
             return "all images measure the same"
-        high, low = (settings.high, settings.low) if trained else (settings.seed_high, settings.seed_low)
-        if split.low > low and self._on_photographs_side(name):
+        if name in self.by_prior:
+            return ""
+        if split.low > settings.low and self._on_photographs_side(name):
             return "lies on the photographs' side as a whole, as paintings do; nothing removed, look for yourself"
-        if split.evidence < (settings.evidence if trained else settings.seed_evidence):
+        if split.evidence < settings.evidence:
             return "no photographs found: one group"
-        if split.high < high:
+        if split.high < settings.high:
             return "no photographs found: no group lies where photographs lie"
-        if split.low > low:
+        if split.low > settings.low:
             return "no photographs found: no group lies where illustrations lie"
-        if split.gap < (settings.gap if trained else settings.seed_gap):
+        if split.gap < settings.gap:
             return f"no photographs found: two groups only {split.gap:.1f} deviations apart"
         if min(split.share, 1 - split.share) * images < settings.few:
             return "no photographs found: a few odd images, but no second group"
@@ -314,7 +318,7 @@ class _Search:
 
     def _on_photographs_side(self, name: str) -> bool:
         middle = float(np.median(self.scores[self.members[name]]))
-        return middle > (0.0 if name in self.trained else self.settings.seed_low)
+        return middle > (0.0 if name in self.trained else self.settings.low)
 
     def _set_aside(self) -> set[str]:
         return {name for name, refusal in self.refusals.items() if refusal and self._on_photographs_side(name)}
@@ -350,7 +354,8 @@ class _Search:
             self.group[rows] = ward_groups(space, self.settings.groups)
             split = self.splits[name]
             if not self.refusals[name] and split is not None:
-                self.probability[rows] = _probabilities(space, self.group[rows], split.upper(self.scores[rows]))
+                upper = split.upper(self.scores[rows])
+                self.probability[rows] = _probabilities(space, self.group[rows], upper, self.settings.sure)
 
     def _own_axes(self) -> None:
         """Judge each class by an axis of its own."""
@@ -366,7 +371,7 @@ class _Search:
                 illustrations[name] = Sums.of(ranked, weights * _nearness(self.scores[rows], settings.near))
         for name, rows in self.members.items():
             upper = _without(name, photographs)
-            if len(rows) < settings.min_images or upper is None:
+            if len(rows) < settings.min_images or upper is None or upper.images < settings.examples:
                 continue
             if name in aside:
                 scores, reach = self._painting_scores(rows, upper, _without(name, paintings)), settings.painting_reach

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -130,6 +131,33 @@ def test_paintings_alone_are_kept() -> None:
     found = separate(features, FEATURE_NAMES, labels + ["paintings"] * 70)
     assert "look for yourself" in found.classes["paintings"].note
     np.testing.assert_array_equal(found.probability >= 0.8, np.append(truth, [False] * 70))
+
+
+@cache
+def sketched(seed: int) -> np.ndarray:
+    """Black lines on white paper."""
+    random, rgb = np.random.default_rng([4, seed]), np.full((96, 96, 3), 255, np.uint8)
+    for _ in range(12):
+        start, end = random.integers(0, 96, (2, 2)).tolist()
+        cv2.line(rgb, start, end, (0, 0, 0), 1, cv2.LINE_AA)
+    return describe(rgb)
+
+
+@pytest.mark.parametrize("style", [sketched, painted])
+def test_a_class_is_judged_alike_whatever_most_other_images_are(style: Callable[[int], np.ndarray]) -> None:
+    features, labels, truth = images(a=(60, 30), b=(50, 0), c=(50, 6))
+    found = separate(
+        np.vstack([features, [style(seed) for seed in range(400)]]), FEATURE_NAMES, labels + ["many"] * 400
+    )
+    np.testing.assert_array_equal(found.probability >= 0.8, np.append(truth, [False] * 400))
+
+
+def test_a_few_photographs_are_no_examples_for_another_class() -> None:
+    features, labels, truth = images(a=(60, 7), b=(80, 0), paintings=(0, 30))
+    features = np.vstack([features, [painted(seed) for seed in range(70)]])
+    found = separate(features, FEATURE_NAMES, labels + ["paintings"] * 70)
+    assert "look for yourself" in found.classes["paintings"].note
+    np.testing.assert_array_equal(found.probability[: len(labels)] >= 0.8, truth & (np.array(labels) == "a"))
 
 
 def described(change: Callable[[np.ndarray], np.ndarray], side: int = 96) -> Images:
