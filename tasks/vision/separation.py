@@ -88,6 +88,7 @@ PRIOR: Mapping[str, tuple[float, float]] = {
 #: Measures of the finest detail. They tell a style as much as a camera, so only a class's own axis uses them.
 FINE = re.compile("_run_|^pattern|_together_")
 FOLDS = 24
+UNLIKE = "no photographs found: two groups, but neither looks like photographs"
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Settings:
     evidence: float = 5.0
     low: float = -0.55  # the illustrations lie below this
     high: float = 0.5  # and the photographs above this
+    likeness: float = 0.35  # by the prior, of the images found, on average
     few: float = 3.0  # images that the smaller group must have
     examples: int = 12  # photographs of other classes that an axis of a class's own needs
     sure: float = 0.8  # probability from which an image is an example
@@ -287,6 +289,9 @@ class _Search:
         self._cluster()
         if not all(self.refusals.values()):
             self._own_axes()
+        for name, rows in self.members.items():
+            if not self.refusals[name] and not self._look_like_photographs(name, self.probability[rows]):
+                self.probability[rows], self.refusals[name] = 0.0, UNLIKE
 
     def _gate(self) -> None:
         for name, rows in self.members.items():
@@ -314,7 +319,12 @@ class _Search:
             return f"no photographs found: two groups only {split.gap:.1f} deviations apart"
         if min(split.share, 1 - split.share) * images < settings.few:
             return "no photographs found: a few odd images, but no second group"
-        return ""
+        return "" if self._look_like_photographs(name, split.upper(self.scores[self.members[name]])) else UNLIKE
+
+    def _look_like_photographs(self, name: str, upper: Floats) -> bool:
+        """Whether those of a class's images that are surely in the upper group do, by the prior alone."""
+        found = self.prior[self.members[name][upper > self.settings.sure]]
+        return not found.size or float(found.mean()) >= self.settings.likeness
 
     def _on_photographs_side(self, name: str) -> bool:
         middle = float(np.median(self.scores[self.members[name]]))
