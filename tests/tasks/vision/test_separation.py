@@ -9,7 +9,7 @@ import pytest
 
 from tasks.vision.features import FEATURE_NAMES, describe
 from tasks.vision.grouping import fisher_axis, neighbour_means, split_heavy, split_scores, two_groups, ward_groups
-from tasks.vision.separation import Separation, separate
+from tasks.vision.separation import Separation, Settings, separate
 
 from .pictures import drawing, photograph
 
@@ -150,6 +150,13 @@ def test_a_class_is_judged_alike_whatever_most_other_images_are(style: Callable[
         np.vstack([features, [style(seed) for seed in range(400)]]), FEATURE_NAMES, labels + ["many"] * 400
     )
     np.testing.assert_array_equal(found.probability >= 0.8, np.append(truth, [False] * 400))
+
+
+def test_what_does_not_look_like_photographs_is_kept() -> None:
+    features, labels, _ = images(**MIXED)
+    found = separate(features, FEATURE_NAMES, labels, Settings(likeness=2.1))  # more than anything measures
+    assert "neither looks like photographs" in found.classes["a"].note
+    assert not found.probability.any()
 
 
 def test_a_few_photographs_are_no_examples_for_another_class() -> None:
