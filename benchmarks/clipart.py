@@ -1,6 +1,6 @@
 """A data set that anyone can make, to try the separation on: clip art and photographs from Debian's packages.
 
-    python -m benchmarks.clipart FOLDER         # wants apt-get and dpkg-deb; takes 400 MB from Debian
+    python -m benchmarks.clipart FOLDER         # wants apt-get and dpkg-deb; takes 350 MB from Debian
     make bench-separation DATA=FOLDER
 
 Ten classes of Open Clip Art by subject, five of them with crops of wallpapers' photographs at 5% to 50%, and a class of
