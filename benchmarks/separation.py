@@ -31,7 +31,7 @@ Truth = npt.NDArray[np.bool_]
 DRAWS = 5
 SHARES = (5, 15, 30, 50, 75)
 HOSTS, GUESTS = ("L2_33", "L2_34"), ("L2_3", "L2_21", "L2_24")  # where a data set has them all
-THRESHOLD = 0.8
+THRESHOLD, UNSURE = 0.8, 0.5
 
 
 class Bench:
@@ -307,10 +307,12 @@ def measure(bench: Bench, hosts: Sequence[str], guests: Sequence[str]) -> dict[s
             losses.append(lost(bench.photo[inside], photos))
             print(f"{name} in {painting}: {scores[-1]:.3f}, lost {losses[-1]:.3f}", flush=True)
     for what, name, some, labels in remixed(bench, hosts, guests):
-        photos = bench.probability(some, labels) >= THRESHOLD
+        probability = bench.probability(some, labels)
+        photos, unsure = probability >= THRESHOLD, (probability >= UNSURE) & (probability < THRESHOLD)
         truth, inside = bench.photo[some], (labels[some] == name) | (name is None)
         print(
-            f"{what}: {f1(truth[inside], photos[inside]):.3f}, lost {lost(truth[inside], photos[inside]):.3f}; "
+            f"{what}: {f1(truth[inside], photos[inside]):.3f}, lost {lost(truth[inside], photos[inside]):.3f}, "
+            f"unsure {unsure[inside].sum()}, {(truth & unsure)[inside].sum()} of them photographs; "
             f"of all {f1(truth, photos):.3f}",
             flush=True,
         )

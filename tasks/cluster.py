@@ -1,10 +1,11 @@
 """Tell photographs from illustrations, class by class, by their colours and structure alone.
 
 Reads the images that `validate` kept and the scan's features. First each class is judged as a whole, does it hold
-photographs at all; a class that does not keeps every image. Inside the others each image gets the probability of being
-a photograph (`vision/separation.py` tells how), and the thresholds turn it into a verdict: photo, unsure (kept, and
-shown for review) or illustration. A review file, CSV with columns key and verdict, overrules the verdicts: the one that
-the run names, or else review.csv beside the data set's class folders, if it is there. Writes
+photographs at all; a class that does not keeps every image, and those that look like photographs all the same are
+unsure. Inside the others each image gets the probability of being a photograph (`vision/separation.py` tells how), and
+the thresholds turn it into a verdict: photo, unsure (kept, and shown for review) or illustration. A review file, CSV
+with columns key and verdict, overrules the verdicts: the one that the run names, or else review.csv beside the data
+set's class folders, if it is there. Writes
 
     verdicts.parquet  key, class, photo_probability, verdict (illustration, photo, unsure), cluster (number of the
                       group inside its class, 0 the least like photographs), reasons, decided_by (clustering, person)
@@ -200,12 +201,13 @@ def _write_sheets(
 ) -> None:
     chosen: list[tuple[str, str, str, list[str]]] = []  # class, kind, file, keys
     for number, name in enumerate(classes["class"]):
-        if not classes["contaminated"].iloc[number]:
+        contaminated = classes["contaminated"].iloc[number]
+        if not contaminated and not classes["unsure"].iloc[number]:
             continue
         members = verdicts.loc[verdicts["class"] == name].sort_values(["photo_probability", "key"], kind="stable")
         photos = members.loc[members["verdict"] == "photo", "key"].tolist()
         unsure = members.loc[members["verdict"] == "unsure", "key"].tolist()
-        border = _borderline(members, params.photo_threshold)
+        border = _borderline(members, params.photo_threshold) if contaminated else []
         chosen += [
             (name, kind, f"sheets/{number:02}-{kind}.jpg", keys)
             for kind, keys in (

@@ -94,7 +94,9 @@ def with_photos(images: pd.DataFrame, judged: pd.DataFrame, drop_photos: bool) -
     verdicts = judged.set_index("key").reindex(images["key"]).set_axis(images.index)
     photo = kept & (verdicts["verdict"] == "photo")
     words = verdicts["reasons"].fillna("").astype("str")
-    rated = verdicts["photo_probability"].map("photo {:.2f}".format) + words.map(lambda text: text and f": {text}")
+    unsure = verdicts["verdict"].map(lambda verdict: "unsure, " if verdict == "unsure" else "")
+    rated = unsure + verdicts["photo_probability"].map("photo {:.2f}".format)
+    rated += words.map(lambda text: text and f": {text}")
     plain = (verdicts["verdict"] == "illustration") & (verdicts["decided_by"] == "clustering")
     told = rated.mask(plain, "illustration").mask(verdicts["decided_by"] == "person", words)
     images = images.assign(

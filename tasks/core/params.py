@@ -191,7 +191,7 @@ class ClusterParams(Seeded):
         read={"Ward clustering": "https://scikit-learn.org/stable/modules/clustering.html#hierarchical-clustering"},
     )
     photo_threshold: float = _param(
-        0.8, "Cleaning", "From this probability on an image is a photograph and left out.", ge=0.5, le=1
+        0.8, "Cleaning", "From this probability on an image is a photograph and left out.", gt=0.5, le=1
     )
     unsure_threshold: float = _param(
         0.5,

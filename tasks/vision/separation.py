@@ -26,6 +26,8 @@ comes first, does it hold photographs at all, and only then the one by image:
    images that come out as photographs change sides for the next round. So photographs are found among paintings, whose
    style no other class tells. Where there are many, as many rounds follow in which the class itself weighs more, and
    more neighbours count.
+7. *Doubt.* Images of a refused class that lie where photographs lie, by the prior and by the axis, are kept for a
+   person to look at: their probability is `DOUBT`. In a class set aside the axis is its own.
 
 Nothing here is random, and the order of rows does not matter.
 """
@@ -89,6 +91,8 @@ PRIOR: Mapping[str, tuple[float, float]] = {
 FINE = re.compile("_run_|^pattern|_together_")
 FOLDS = 24
 UNLIKE = "no photographs found: two groups, but neither looks like photographs"
+ON_THE_SIDE = "lies on the photographs' side as a whole, as paintings do; nothing removed, look for yourself"
+DOUBT = 0.5  # the probability of images of a refused class that look like photographs all the same
 
 
 @dataclass(frozen=True)
@@ -146,9 +150,9 @@ class ClassFinding:
 class Separation:
     """What was found of each image and each class.
 
-    probability: [n], of being a photograph. group: [n], inside its class; 0 is the least like photographs.
-    place: [n, 2], for a scatter plot: the score, and the first principal axis of what the score leaves.
-    reasons: [n], in words. classes: by name.
+    probability: [n], of being a photograph; in a class where none were found 0, or DOUBT. group: [n], inside its
+    class; 0 is the least like photographs. place: [n, 2], for a scatter plot: the score, and the first principal axis
+    of what the score leaves. reasons: [n], in words. classes: by name.
     """
 
     probability: Floats
@@ -186,7 +190,11 @@ def separate(
     for name, rows in members.items():
         note = search.refusals[name]
         findings[name] = ClassFinding(not note, note or "two groups, one of them where photographs lie")
-        reasons[rows] = note or _reasons(values[order[rows]].astype(np.float64), names, search.probability[rows])
+        if note:
+            doubted = f"{note}; but this one lies where photographs lie"
+            reasons[rows] = np.where(search.probability[rows] > 0, doubted, note)
+        else:
+            reasons[rows] = _reasons(values[order[rows]].astype(np.float64), names, search.probability[rows])
     back = np.argsort(order)
     place = _place(search.scores, ranked)
     return Separation(search.probability[back], search.group[back], place[back], list(reasons[back]), findings)
@@ -273,6 +281,7 @@ class _Search:
         self.trained: set[str] = set()  # classes that other classes' axis scores; the prior scores the others
         self.splits: dict[str, Split | None] = {}
         self.refusals: dict[str, str] = {}
+        self.doubted: dict[str, Floats] = {}  # scores of refused classes, by an axis of their own
 
     def run(self) -> None:
         self._gate()
@@ -291,7 +300,17 @@ class _Search:
             self._own_axes()
         for name, rows in self.members.items():
             if not self.refusals[name] and not self._look_like_photographs(name, self.probability[rows]):
-                self.probability[rows], self.refusals[name] = 0.0, UNLIKE
+                self.refusals[name] = UNLIKE
+            if self.refusals[name]:
+                self.probability[rows] = np.where(self._doubtful(name), DOUBT, 0.0)
+
+    def _doubtful(self, name: str) -> npt.NDArray[np.bool_]:
+        """Which images of a refused class lie where photographs lie, and look like them by the prior, too."""
+        rows = self.members[name]
+        scores = self.doubted.get(name) if self.refusals[name] == ON_THE_SIDE else self.scores[rows]
+        if scores is None or self.splits[name] is None:
+            return np.zeros(len(rows), bool)
+        return np.asarray((scores > self.settings.high) & (self.prior[rows] >= self.settings.likeness))
 
     def _gate(self) -> None:
         for name, rows in self.members.items():
@@ -308,7 +327,7 @@ class _Search:
         if name in self.by_prior:
             return ""
         if split.low > settings.low and self._on_photographs_side(name):
-            return "lies on the photographs' side as a whole, as paintings do; nothing removed, look for yourself"
+            return ON_THE_SIDE
         if split.evidence < settings.evidence:
             return "no photographs found: one group"
         if split.high < settings.high:
@@ -390,6 +409,7 @@ class _Search:
                 scores = self._mixed_with_neighbours(rows, scores, settings.neighbours, settings.neighbour_share)
             split = split_heavy(scores, settings.freedom)
             if split is None or (self.refusals[name] and not self._reaches(split, scores, reach)):
+                self.doubted[name] = scores
                 continue
             if name in aside:  # only now: the mean of many neighbours would bring a class below its reach
                 many = split.share >= settings.painting_many

@@ -105,6 +105,17 @@ def test_sheets_show_what_goes_and_what_is_near_the_threshold(make: Callable[...
     assert len(made.table("figures/scatter.parquet")) == 133
 
 
+def test_of_a_class_without_photographs_what_looks_like_one_is_shown(
+    make: Callable[..., Made], run_step: RunStep
+) -> None:
+    made = run_step("cluster", make({"L2_10": (40, 2), "L2_12": (14, 30), "L2_25": (20, 0)}))
+    classes = made.table("classes.parquet").set_index("class")
+    assert classes.loc["L2_10", ["contaminated", "photos", "unsure"]].tolist() == [False, 0, 2]
+    sheets = {(sheet["class"], sheet["kind"]): sheet["keys"] for sheet in made.json("sheets.json")}
+    assert sheets["L2_10", "unsure"] == ["L2_10/040p.jpg", "L2_10/041p.jpg"]
+    assert set(sheets) == {("L2_10", "unsure"), ("L2_12", "photo"), ("L2_12", "borderline")}
+
+
 def test_a_person_overrules(make: Callable[..., Made], run_step: RunStep, tmp_path: Path) -> None:
     given = make(MIXED)
     before = run_step("cluster", given)

@@ -286,6 +286,18 @@ def test_photographs_stay_where_the_run_wants_them(make: Callable[..., Made], ru
     assert set(ledger["reason"]) == {"photo 0.97: smooth"}
 
 
+def test_what_is_unsure_is_kept_and_says_so(make: Callable[..., Made], run_step: RunStep, tmp_path: Path) -> None:
+    inputs = make(SIZES, {"L2_3": 4})
+    judged = inputs["cluster"].table("verdicts.parquet")
+    out = output(tmp_path, inputs["cluster"].store, "cluster")
+    out.table("verdicts.parquet", judged.assign(verdict=judged["verdict"].replace("photo", "unsure")))
+    made = run_step("resample", inputs | {"cluster": committed(out, "cluster", other=True)}, **SMALL)
+    found = made.table("ledger.parquet").query("reason.str.startswith('unsure')")
+    assert len(found) == 4
+    assert set(found["verdict"]) == {"kept"}
+    assert set(found["reason"]) == {"unsure, photo 0.97: smooth"}
+
+
 def test_a_class_of_one_image_trains_and_is_named_in_the_log(
     make: Callable[..., Made], run_step: RunStep, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.vision.features import FEATURE_NAMES, describe
 from tasks.vision.grouping import fisher_axis, neighbour_means, split_heavy, split_scores, two_groups, ward_groups
-from tasks.vision.separation import Separation, Settings, separate
+from tasks.vision.separation import DOUBT, Separation, Settings, separate
 
 from .pictures import drawing, photograph
 
@@ -131,6 +131,19 @@ def test_paintings_alone_are_kept() -> None:
     found = separate(features, FEATURE_NAMES, labels + ["paintings"] * 70)
     assert "look for yourself" in found.classes["paintings"].note
     np.testing.assert_array_equal(found.probability >= 0.8, np.append(truth, [False] * 70))
+
+
+def test_photographs_too_few_to_accept_their_class_are_left_to_a_person() -> None:
+    features, labels, truth = images(a=(60, 40), b=(80, 2), c=(60, 30), paintings=(0, 2))
+    features = np.vstack([features, [painted(seed) for seed in range(70)]])
+    truth = np.append(truth, [False] * 70)
+    labels = np.array(labels + ["paintings"] * 70)
+    found = separate(features, FEATURE_NAMES, labels.tolist())
+    for name in ("b", "paintings"):
+        assert not found.classes[name].contaminated
+        np.testing.assert_array_equal(found.probability[labels == name], DOUBT * truth[labels == name])
+    for row in np.flatnonzero(labels == "b"):
+        assert ("this one lies where photographs lie" in found.reasons[row]) == truth[row]
 
 
 @cache
