@@ -56,6 +56,7 @@ from tasks.vision.features import describe
 
 HEIGHT, WIDTH = 577, 866
 JPEGS, PNGS, OBJECTS = 12_000, 3_000, 4_000
+DIFFERENT = {"jpg": 2_000, "png": 240}  # few would all lie in the processor's cache, and their rows would be smaller
 Ways = dict[str, Callable[[], float]]
 Figure = tuple[float | None, str]
 
@@ -156,7 +157,7 @@ def packed(folder: Path, paths: list[Path]) -> float:
 def peak(images: int) -> float:
     """The most memory in MB that a scan of so many JPEGs held, its workers and all that they import included."""
     with tempfile.TemporaryDirectory() as folder:
-        draw(Path(folder), "jpg", 2_000, images)  # the rows of like images would be smaller
+        draw(Path(folder), "jpg", DIFFERENT["jpg"], images)
         # Not of a `Pool`, whose processes may have no children.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             return pool.submit(_peak, folder).result()
@@ -195,7 +196,7 @@ class Folder:
     def paths(self, extension: str, images: int) -> list[Path]:
         """The images' files."""
         if extension not in self._paths:
-            self._paths[extension] = draw(self._root / extension, extension, 240, images)
+            self._paths[extension] = draw(self._root / extension, extension, DIFFERENT[extension], images)
             size = sum(path.stat().st_size for path in self._paths[extension]) / images
             print(f"{images} {extension}s of {WIDTH} x {HEIGHT} pixels, {size / 1000:.0f} KB each", flush=True)
         return self._paths[extension]
@@ -272,7 +273,7 @@ def real_vs_cleanvision(made: Folder, data: Path | None) -> Figure:
 def s3_vs_files(made: Folder, data: Path | None) -> Figure:
     if "AWS_ENDPOINT_URL" not in os.environ:
         return None, "AWS_ENDPOINT_URL is not set"
-    paths = draw(made["s3"], "jpg", 240, OBJECTS)
+    paths = draw(made["s3"], "jpg", DIFFERENT["jpg"], OBJECTS)
 
     def of_bucket() -> float:
         with bucket() as name:
