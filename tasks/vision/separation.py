@@ -13,7 +13,7 @@ comes first, does it hold photographs at all, and only then the one by image:
 3. *Self-training.* The sure images of accepted classes, and the refused classes, are examples for a linear axis (Fisher
    1936, with shrinkage). The axis by which a class is scored is fitted to the other classes only, so a class never
    confirms itself; without that, self-training drifts. Back to 2, a few rounds. A refused class on the
-   photographs' side (paintings) is set aside: it is no example of either.
+   photographs' side (paintings) is set aside: it is no example of either. What only the last round accepts is refused.
 4. *Ward.* Inside an accepted class, agglomerative clustering (Ward 1963) on the score and the principal axes proposes
    groups; each is called photographs or not as a whole; two normals with one covariance, started from there, say which
    images are examples from here on.
@@ -91,6 +91,7 @@ PRIOR: Mapping[str, tuple[float, float]] = {
 FINE = re.compile("_run_|^pattern|_together_")
 FOLDS = 24
 UNLIKE = "no photographs found: two groups, but neither looks like photographs"
+UNSTEADY = "no photographs found: two groups, but only the last round told them apart"
 ON_THE_SIDE = "lies on the photographs' side as a whole, as paintings do; nothing removed, look for yourself"
 DOUBT = 0.5  # the probability of images of a refused class that look like photographs all the same
 
@@ -124,7 +125,7 @@ class Settings:
     freedom: float = 4.0  # of the t distributions
     found: float = 4.0  # photographs that a class's own axis must find to have it accepted
     reach: float = 0.47  # and where they must lie, between its illustrations (0) and other classes' photographs (1)
-    painting_reach: float = 0.72  # the same for a class set aside
+    painting_reach: float = 0.78  # the same for a class set aside
     painting_shrinkage: float = 0.15  # of its axis, against the mean variance
     painting_middle: float = 0.32  # score from which its images change sides
     painting_slope: float = 6.0  # how sharply
@@ -290,11 +291,16 @@ class _Search:
             for name, split in self.splits.items()
             if split is not None and not self.refusals[name] and split.share <= self.settings.sure
         }
+        before = self.refusals
         for _ in range(self.settings.rounds):
             if all(self.refusals.values()):
                 break
+            before = self.refusals
             self._rescore()
             self._gate()
+        for name, refusal in before.items():
+            if refusal and not self.refusals[name]:  # no further round has confirmed it
+                self.refusals[name] = UNSTEADY
         self._cluster()
         if not all(self.refusals.values()):
             self._own_axes()
@@ -313,9 +319,8 @@ class _Search:
         return np.asarray((scores > self.settings.high) & (self.prior[rows] >= self.settings.likeness))
 
     def _gate(self) -> None:
-        for name, rows in self.members.items():
-            self.splits[name] = split_scores(self.scores[rows])
-            self.refusals[name] = self._refusal(name)
+        self.splits = {name: split_scores(self.scores[rows]) for name, rows in self.members.items()}
+        self.refusals = {name: self._refusal(name) for name in self.members}
 
     def _refusal(self, name: str) -> str:
         """Why a class isn't accepted as contaminated, in words; "" where it is."""

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.vision.features import FEATURE_NAMES, describe
 from tasks.vision.grouping import fisher_axis, neighbour_means, split_heavy, split_scores, two_groups, ward_groups
-from tasks.vision.separation import DOUBT, Separation, Settings, separate
+from tasks.vision.separation import DOUBT, PRIOR, Separation, Settings, separate
 
 from .pictures import drawing, photograph
 
@@ -144,6 +144,18 @@ def test_photographs_too_few_to_accept_their_class_are_left_to_a_person() -> Non
         np.testing.assert_array_equal(found.probability[labels == name], DOUBT * truth[labels == name])
     for row in np.flatnonzero(labels == "b"):
         assert ("this one lies where photographs lie" in found.reasons[row]) == truth[row]
+
+
+@pytest.mark.parametrize(("rounds", "accepted"), [(1, False), (2, True)])
+def test_what_only_the_last_round_accepts_is_refused(rounds: int, accepted: bool) -> None:
+    features, labels, truth = images(a=(60, 40), b=(80, 0), c=(40, 12))
+    photographs = np.flatnonzero(truth & (np.array(labels) == "c"))
+    for name in list(PRIOR)[:5]:  # too few of the prior's measures are left for it to accept the class
+        column = FEATURE_NAMES.index(name)
+        features[photographs, column] = drawn(0)[column]
+    found = separate(features, FEATURE_NAMES, labels, Settings(rounds=rounds, examples=10_000))
+    assert found.classes["c"].contaminated == accepted
+    assert ("only the last round" in found.classes["c"].note) != accepted
 
 
 @cache
