@@ -18,7 +18,7 @@ import pandas as pd
 
 from tasks.core import params as all_params
 from tasks.core.artifacts import MANIFEST, Artifact, Inputs, Output, is_removed
-from tasks.core.figures import label
+from tasks.core.figures import SHEET_COLUMNS, label
 from tasks.core.ledger import VERDICTS
 from tasks.core.params import ReportParams
 from tasks.core.search import ends
@@ -244,14 +244,16 @@ def _rows(table: pd.DataFrame) -> Rows:
 def _photographs(cluster: Artifact, pictures: Pictures) -> dict[str, Any]:
     titles = {"photo": "left out as photographs", "borderline": "borderline"}
     sheets = [
-        pictures.of(cluster, sheet["file"], f"{sheet['class']}: {titles.get(sheet['kind'], sheet['kind'])}")
+        (sheet["keys"], pictures.of(cluster, sheet["file"], f"{sheet['class']}: {titles.get(kind, kind)}"))
         for sheet in cluster.json("sheets.json")
+        for kind in [sheet["kind"]]
     ]
     classes = cluster.table("classes.parquet").sort_values(["photo_share", "class"], ascending=[False, True])
     return {
         "photo_classes": _rows(classes),
         "photo_scatter": pictures.of(cluster, "figures/scatter.svg", "Illustrations and photographs apart"),
-        "photo_sheets": [sheet for sheet in sheets if sheet],
+        "photo_sheets": [(keys, picture) for keys, picture in sheets if picture],
+        "sheet_columns": SHEET_COLUMNS,
     }
 
 

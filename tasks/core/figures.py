@@ -11,6 +11,8 @@ import numpy as np
 INK, MUTED, PAPER = "#3b3f46", "#8a8f98", "#ffffff"
 #: Illustration, photograph, unsure; then further series. Told apart by colour-blind readers too (Okabe and Ito, 2008).
 COLOURS = ("#0072b2", "#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
+SHEET_COLUMNS = 10
+"""Pictures in a row of a contact sheet, unless it is told otherwise."""
 
 
 def label(name: str, longest: int = 32) -> str:
@@ -57,7 +59,9 @@ def figure(path: Path, width: float = 8, height: float = 4, **subplots: Any) -> 
         drawing.savefig(path, dpi=120, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def contact_sheet(tiles: Sequence[np.ndarray | bytes], path: Path, columns: int = 10, side: int = 112) -> None:
+def contact_sheet(
+    tiles: Sequence[np.ndarray | bytes], path: Path, columns: int = SHEET_COLUMNS, side: int = 112
+) -> None:
     """Write a JPEG of small pictures in rows, each fitted into a white square of `side` pixels.
 
     Args:

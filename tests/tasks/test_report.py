@@ -138,6 +138,7 @@ def test_all_sections_are_there_the_verdict_first(report: Report) -> None:
     assert "drifted class: further than 0.2 since the champion's data" in text
     assert "class 0.310 the images L2_10 10.0 % L2_10 41.0 %" in text
     assert "6 images are photographs; 3 are unsure" in text
+    assert "Files of L2_10: borderline: a line for each row of pictures L2_10/0006.jpg, L2_10/0007.jpg" in text
     assert "ledger.csv" in text
     assert "L2_3 – – – – 2 –" in text, "a class without a score"
     assert "L2_10 0.500 0.500 0.500 0.400 to 0.600 2 0.500" in text
