@@ -111,6 +111,7 @@ class Settings:
     high: float = 0.5  # and the photographs above this
     likeness: float = 0.35  # by the prior, of the images found, on average
     few: float = 3.0  # images that the smaller group must have
+    many: float = 0.16  # share of photographs with which a class tells of them itself
     examples: int = 12  # photographs of other classes that an axis of a class's own needs
     sure: float = 0.8  # probability from which an image is an example
     weight: float = 0.5  # a class of n examples weighs n ** (1 - weight)
@@ -129,12 +130,11 @@ class Settings:
     painting_shrinkage: float = 0.15  # of its axis, against the mean variance
     painting_middle: float = 0.32  # score from which its images change sides
     painting_slope: float = 6.0  # how sharply
-    painting_many: float = 0.16  # share of photographs from which it is told by its own
-    painting_own_share: float = 0.8  # own_share from then on
+    painting_own_share: float = 0.8  # own_share where it holds many photographs
     painting_own_photographs: float = 10.0  # and own_photographs
     neighbours: int = 8  # images with whose scores each is mixed
     neighbour_share: float = 0.3  # how much these weigh
-    painting_neighbours: int = 25  # the same from painting_many on
+    painting_neighbours: int = 25  # the same where there are many
     painting_neighbour_share: float = 0.5
     neighbour_axes: int = 40  # principal axes of the class on which they are near
 
@@ -299,7 +299,9 @@ class _Search:
             self._rescore()
             self._gate()
         for name, refusal in before.items():
-            if refusal and not self.refusals[name]:  # no further round has confirmed it
+            split = self.splits[name]
+            # No further round has confirmed it; an axis of its own may, where there are few photographs.
+            if refusal and not self.refusals[name] and split is not None and split.share < self.settings.many:
                 self.refusals[name] = UNSTEADY
         self._cluster()
         if not all(self.refusals.values()):
@@ -417,7 +419,7 @@ class _Search:
                 self.doubted[name] = scores
                 continue
             if name in aside:  # only now: the mean of many neighbours would bring a class below its reach
-                many = split.share >= settings.painting_many
+                many = split.share >= settings.many
                 count = settings.painting_neighbours if many else settings.neighbours
                 share = settings.painting_neighbour_share if many else settings.neighbour_share
                 scores = self._mixed_with_neighbours(rows, scores, count, share)
@@ -457,7 +459,7 @@ class _Search:
                 scores = self._cross_fitted(rows, photographs, 1 - photographs, upper, lower, shrinkage, share, count)
                 photographs = expit(settings.painting_slope * (scores - settings.painting_middle))
             split = split_heavy(scores, settings.freedom)
-            if split is None or split.share < settings.painting_many:
+            if split is None or split.share < settings.many:
                 break
             if not self._reaches(split, scores, settings.painting_reach):
                 break

@@ -148,7 +148,7 @@ def test_photographs_too_few_to_accept_their_class_are_left_to_a_person() -> Non
 
 @pytest.mark.parametrize(("rounds", "accepted"), [(1, False), (2, True)])
 def test_what_only_the_last_round_accepts_is_refused(rounds: int, accepted: bool) -> None:
-    features, labels, truth = images(a=(60, 40), b=(80, 0), c=(40, 12))
+    features, labels, truth = images(a=(60, 40), b=(80, 0), c=(60, 8))
     photographs = np.flatnonzero(truth & (np.array(labels) == "c"))
     for name in list(PRIOR)[:5]:  # too few of the prior's measures are left for it to accept the class
         column = FEATURE_NAMES.index(name)
