@@ -21,7 +21,8 @@ comes first, does it hold photographs at all, and only then the one by image:
    so that no image judges itself. The illustrations that lie nearest to the photographs weigh most, so full scenes are
    told from photographs too. Each score is mixed with those of the images that measure most alike, and two t
    distributions give each image its probability. A refused class is accepted after all where the upper one lies most of
-   the way to the other classes' photographs.
+   the way to the other classes' photographs. Where what is found doesn't look like photographs by the prior, the class
+   was accepted by mistake: all are judged once more without it.
 6. *Paintings.* For a class that was set aside the illustrations are the class itself and the others set aside, and the
    images that come out as photographs change sides for the next round. So photographs are found among paintings, whose
    style no other class tells. Where there are many, as many rounds follow in which the class itself weighs more, and
@@ -304,8 +305,7 @@ class _Search:
             if refusal and not self.refusals[name] and split is not None and split.share < self.settings.many:
                 self.refusals[name] = UNSTEADY
         self._cluster()
-        if not all(self.refusals.values()):
-            self._own_axes()
+        self._own_axes()
         for name, rows in self.members.items():
             if not self.refusals[name] and not self._look_like_photographs(name, self.probability[rows]):
                 self.refusals[name] = UNLIKE
@@ -394,7 +394,27 @@ class _Search:
                 self.probability[rows] = _probabilities(space, self.group[rows], upper, self.settings.sure)
 
     def _own_axes(self) -> None:
-        """Judge each class by an axis of its own."""
+        """Judge each class by an axis of its own; again without those whose finds don't look like photographs.
+
+        By its examples a class that was accepted by mistake misleads the others.
+        """
+        while not all(self.refusals.values()):
+            scores, probability, refusals = self.scores.copy(), self.probability.copy(), dict(self.refusals)
+            self.doubted.clear()
+            self._judge_by_own_axes()
+            mistaken = [
+                name
+                for name, rows in self.members.items()
+                if not refusals[name] and name not in self.by_prior
+                if not self._look_like_photographs(name, self.probability[rows])
+            ]
+            if not mistaken:
+                break
+            self.scores, self.probability, self.refusals = scores, probability, refusals
+            for name in mistaken:
+                self.refusals[name], self.probability[self.members[name]] = UNLIKE, 0.0
+
+    def _judge_by_own_axes(self) -> None:
         settings, aside = self.settings, self._set_aside()
         photographs, illustrations, paintings = {}, {}, {}
         for name, rows in self.members.items():
@@ -418,6 +438,8 @@ class _Search:
             if split is None or (self.refusals[name] and not self._reaches(split, scores, reach)):
                 self.doubted[name] = scores
                 continue
+            if name in self.by_prior and not self._look_like_photographs(name, split.upper(scores)):
+                continue  # others mislead it: by the prior it holds some that do
             if name in aside:  # only now: the mean of many neighbours would bring a class below its reach
                 many = split.share >= settings.many
                 count = settings.painting_neighbours if many else settings.neighbours

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.vision.features import FEATURE_NAMES, describe
 from tasks.vision.grouping import fisher_axis, neighbour_means, split_heavy, split_scores, two_groups, ward_groups
-from tasks.vision.separation import DOUBT, PRIOR, Separation, Settings, separate
+from tasks.vision.separation import DOUBT, PRIOR, Separation, Settings, _Search, separate
 
 from .pictures import drawing, photograph
 
@@ -146,16 +146,37 @@ def test_photographs_too_few_to_accept_their_class_are_left_to_a_person() -> Non
         assert ("this one lies where photographs lie" in found.reasons[row]) == truth[row]
 
 
-@pytest.mark.parametrize(("rounds", "accepted"), [(1, False), (2, True)])
-def test_what_only_the_last_round_accepts_is_refused(rounds: int, accepted: bool) -> None:
+def with_a_class_that_the_prior_refuses() -> Images:
+    """Three classes; in c there are photographs with some of the prior's measures like a drawing's."""
     features, labels, truth = images(a=(60, 40), b=(80, 0), c=(60, 8))
     photographs = np.flatnonzero(truth & (np.array(labels) == "c"))
-    for name in list(PRIOR)[:5]:  # too few of the prior's measures are left for it to accept the class
+    for name in list(PRIOR)[:5]:
         column = FEATURE_NAMES.index(name)
         features[photographs, column] = drawn(0)[column]
+    return features, labels, truth
+
+
+@pytest.mark.parametrize(("rounds", "accepted"), [(1, False), (2, True)])
+def test_what_only_the_last_round_accepts_is_refused(rounds: int, accepted: bool) -> None:
+    features, labels, _ = with_a_class_that_the_prior_refuses()
     found = separate(features, FEATURE_NAMES, labels, Settings(rounds=rounds, examples=10_000))
     assert found.classes["c"].contaminated == accepted
     assert ("only the last round" in found.classes["c"].note) != accepted
+
+
+def test_a_class_accepted_by_mistake_misleads_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, accepted = _Search._judge_by_own_axes, []
+
+    def mistake(search: _Search) -> None:
+        accepted.append({name for name, refusal in search.refusals.items() if not refusal})
+        judge(search)
+        if len(accepted) == 1:
+            search.probability[:] = search.prior < 0
+
+    monkeypatch.setattr(_Search, "_judge_by_own_axes", mistake)
+    given = with_a_class_that_the_prior_refuses()
+    np.testing.assert_array_equal(separated(given).probability >= 0.8, given[2])
+    assert accepted == [{"a", "c"}, {"a"}]
 
 
 @cache
