@@ -242,11 +242,10 @@ def _rows(table: pd.DataFrame) -> Rows:
 
 
 def _photographs(cluster: Artifact, pictures: Pictures) -> dict[str, Any]:
-    titles = {"photo": "left out as photographs", "borderline": "borderline"}
+    titles = {"photo": "left out as photographs", "unsure": "unsure", "borderline": "borderline"}
     sheets = [
-        (sheet["keys"], pictures.of(cluster, sheet["file"], f"{sheet['class']}: {titles.get(kind, kind)}"))
+        (sheet["keys"], pictures.of(cluster, sheet["file"], f"{sheet['class']}: {titles[sheet['kind']]}"))
         for sheet in cluster.json("sheets.json")
-        for kind in [sheet["kind"]]
     ]
     classes = cluster.table("classes.parquet").sort_values(["photo_share", "class"], ascending=[False, True])
     return {

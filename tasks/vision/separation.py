@@ -112,7 +112,7 @@ class Settings:
     high: float = 0.5  # and the photographs above this
     likeness: float = 0.35  # by the prior, of the images found, on average
     few: float = 3.0  # images that the smaller group must have
-    many: float = 0.16  # share of photographs with which a class tells of them itself
+    many: float = 0.16  # share of photographs from which on they are many
     examples: int = 12  # photographs of other classes that an axis of a class's own needs
     sure: float = 0.8  # probability from which an image is an example
     weight: float = 0.5  # a class of n examples weighs n ** (1 - weight)
@@ -400,7 +400,6 @@ class _Search:
         """
         while not all(self.refusals.values()):
             scores, probability, refusals = self.scores.copy(), self.probability.copy(), dict(self.refusals)
-            self.doubted.clear()
             self._judge_by_own_axes()
             mistaken = [
                 name
@@ -410,7 +409,7 @@ class _Search:
             ]
             if not mistaken:
                 break
-            self.scores, self.probability, self.refusals = scores, probability, refusals
+            self.scores, self.probability, self.refusals, self.doubted = scores, probability, refusals, {}
             for name in mistaken:
                 self.refusals[name], self.probability[self.members[name]] = UNLIKE, 0.0
 

@@ -29,6 +29,7 @@ def test_every_preset_can_be_used(preset: str) -> None:
         ({"architectures": []}, "architectures = "),
         ({"architectures": ["alexnet"]}, "architectures.0 = 'alexnet'"),
         ({"min_per_class": 5000}, "min_per_class = 5000 is more than max_per_class = 1000"),
+        ({"photo_threshold": 0.5}, "photo_threshold = 0.5: .*greater than 0.5"),
         ({"unsure_threshold": 0.9}, "unsure_threshold = 0.9 is more than photo_threshold = 0.8"),
         ({"architectures": ["keras:ResNet5"]}, "architectures.0 = 'keras:ResNet5'"),
         (
