@@ -23,9 +23,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from tasks.cluster import SHEET_IMAGES
 from tasks.core.artifacts import Artifact
 from tasks.core.step import execute, load
-from tasks.vision.separation import PRIOR, Settings, separate
+from tasks.vision.separation import PRIOR, Separation, Settings, separate
 
 Truth = npt.NDArray[np.bool_]
 DRAWS = 5
@@ -48,10 +49,14 @@ class Bench:
         self.classes = table["class"].to_numpy(str)
         self.photo: Truth = (table["kind"] == "photo").to_numpy()
 
-    def probability(self, rows: Any, classes: Any = None, settings: Settings | None = None) -> npt.NDArray[np.float64]:
-        """Gesso's, as if these rows, in these classes, were the data set."""
+    def separated(self, rows: Any, classes: Any = None, settings: Settings | None = None) -> Separation:
+        """Gesso's finding, as if these rows, in these classes, were the data set."""
         labels = (self.classes if classes is None else classes)[rows].tolist()
-        return separate(self.values[rows], self.names, labels, settings).probability
+        return separate(self.values[rows], self.names, labels, settings)
+
+    def probability(self, rows: Any, classes: Any = None, settings: Settings | None = None) -> npt.NDArray[np.float64]:
+        """The same, each image's probability alone."""
+        return self.separated(rows, classes, settings).probability
 
     def contaminated(self) -> list[str]:
         return sorted(set(self.classes[self.photo].tolist()))
@@ -182,7 +187,7 @@ def hosts_and_guests(bench: Bench, hosts: Sequence[str], guests: Sequence[str]) 
     contaminated = bench.contaminated()
     clean = sorted(set(bench.classes.tolist()) - set(contaminated))
     if not set(hosts) <= set(clean):
-        score = separate(bench.values, bench.names, bench.classes.tolist()).place[:, 0]
+        score = separate(bench.values, bench.names, bench.classes.tolist()).score
         middle = {name: float(np.median(score[bench.classes == name])) for name in clean}
         hosts = sorted(clean, key=lambda name: -middle[name])[:2]
     if not set(guests) <= set(contaminated):
@@ -307,12 +312,16 @@ def measure(bench: Bench, hosts: Sequence[str], guests: Sequence[str]) -> dict[s
             losses.append(lost(bench.photo[inside], photos))
             print(f"{name} in {painting}: {scores[-1]:.3f}, lost {losses[-1]:.3f}", flush=True)
     for what, name, some, labels in remixed(bench, hosts, guests):
-        probability = bench.probability(some, labels)
-        photos, unsure = probability >= THRESHOLD, (probability >= UNSURE) & (probability < THRESHOLD)
+        judged = bench.separated(some, labels)
+        photos = judged.probability >= THRESHOLD
+        unsure = (judged.probability >= UNSURE) & ~photos
         truth, inside = bench.photo[some], (labels[some] == name) | (name is None)
+        borderline = np.flatnonzero(inside & (judged.probability < UNSURE))
+        borderline = borderline[np.argsort(-judged.score[borderline], kind="stable")[: SHEET_IMAGES // 2]]
         print(
             f"{what}: {f1(truth[inside], photos[inside]):.3f}, lost {lost(truth[inside], photos[inside]):.3f}, "
-            f"unsure {unsure[inside].sum()}, {(truth & unsure)[inside].sum()} of them photographs; "
+            f"unsure {unsure[inside].sum()}, {(truth & unsure)[inside].sum()} of them photographs, "
+            f"{truth[borderline].sum()} on the sheet of what was kept; "
             f"of all {f1(truth, photos):.3f}",
             flush=True,
         )

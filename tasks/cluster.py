@@ -10,8 +10,9 @@ set's class folders, if it is there. Writes
     verdicts.parquet  key, class, photo_probability, verdict (illustration, photo, unsure), cluster (number of the
                       group inside its class, 0 the least like photographs), reasons, decided_by (clustering, person)
     classes.parquet   class, images, photos, unsure, contaminated, photo_share, note
-    sheets/<nn>-photo.jpg, -unsure.jpg, -borderline.jpg   what would be left out, what is unsure, and what lies on both
-                      sides of the threshold; sheets.json says of each: class, kind, file, images, keys
+    sheets/<nn>-photo.jpg, -unsure.jpg, -borderline.jpg   of each class what is left out, what is unsure, and what is
+                      nearest on either side: in a class without photographs the images most like one; sheets.json
+                      says of each: class, kind, file, images, keys
     figures/scatter.svg   every image by score and main axis, and scatter.parquet behind it
     review.csv        the review file, where there is one
 """
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 from tasks.core import params
 from tasks.core.artifacts import Artifact, Inputs, Output
 from tasks.core.errors import DataError, NotFound, ParamsError
-from tasks.core.figures import COLOURS, contact_sheet, figure
+from tasks.core.figures import COLOURS, SHEET_COLUMNS, contact_sheet, figure
 from tasks.core.ledger import NO_REVIEW, read_review, read_review_file, review_uri
 from tasks.thumbnails import thumbnails
 from tasks.vision.separation import ClassFinding, Separation, separate
@@ -36,6 +37,7 @@ Params = params.ClusterParams
 
 ROWS = 8_192  # of the features that are read at a time
 SHEET_IMAGES = 60
+KEPT_IMAGES = 600  # on the sheets of all classes without photographs, so that a report of many stays a few MB
 SWITCHED_OFF = "not judged: the separation is switched off"
 NOT_LISTED = "kept: its class is not among those listed as contaminated"
 COLOUR_OF = {"illustration": COLOURS[0], "photo": COLOURS[1], "unsure": COLOURS[2]}
@@ -88,7 +90,7 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
 
     out.table("verdicts.parquet", verdicts)
     out.table("classes.parquet", classes)
-    _write_sheets(verdicts, classes, scans, params, out)
+    _write_sheets(verdicts, classes, found, scans, params, out)
     _draw_scatter(verdicts, found, out)
     out.metrics |= {
         "images": len(verdicts),
@@ -126,8 +128,9 @@ def _switched_off(images: pd.DataFrame) -> Separation:
     nothing = ClassFinding(False, SWITCHED_OFF)
     return Separation(
         probability=np.zeros(len(images)),
+        score=np.zeros(len(images)),
         group=np.zeros(len(images), np.int32),
-        place=np.zeros((len(images), 2)),
+        axis=np.zeros(len(images)),
         reasons=[SWITCHED_OFF] * len(images),
         classes=dict.fromkeys(sorted(images["class"].unique()), nothing),
     )
@@ -197,21 +200,24 @@ def summarise(verdicts: pd.DataFrame, findings: dict[str, ClassFinding]) -> pd.D
 
 
 def _write_sheets(
-    verdicts: pd.DataFrame, classes: pd.DataFrame, scans: list[Artifact], params: Params, out: Output
+    verdicts: pd.DataFrame,
+    classes: pd.DataFrame,
+    found: Separation,
+    scans: list[Artifact],
+    params: Params,
+    out: Output,
 ) -> None:
     chosen: list[tuple[str, str, str, list[str]]] = []  # class, kind, file, keys
-    for number, name in enumerate(classes["class"]):
-        contaminated = classes["contaminated"].iloc[number]
-        if not contaminated and not classes["unsure"].iloc[number]:
-            continue
-        members = verdicts.loc[verdicts["class"] == name].sort_values(["photo_probability", "key"], kind="stable")
-        photos = members.loc[members["verdict"] == "photo", "key"].tolist()
-        unsure = members.loc[members["verdict"] == "unsure", "key"].tolist()
-        border = _borderline(members, params.photo_threshold) if contaminated else []
+    clean = ~classes["contaminated"]
+    few = min(SHEET_IMAGES // 2, max(SHEET_COLUMNS, KEPT_IMAGES // max(1, int(clean.sum())) // 10 * 10))
+    ordered = verdicts.assign(score=found.score).sort_values(["photo_probability", "score", "key"], kind="stable")
+    for number, (name, members) in enumerate(ordered.groupby("class", sort=True)):
+        border = _borderline(members, few if clean.iloc[number] else SHEET_IMAGES // 2) if params.separate else []
+        photo, unsure = (members.loc[members["verdict"] == kind, "key"].tolist() for kind in ("photo", "unsure"))
         chosen += [
-            (name, kind, f"sheets/{number:02}-{kind}.jpg", keys)
+            (str(name), kind, f"sheets/{number:02}-{kind}.jpg", keys)
             for kind, keys in (
-                ("photo", _spread(photos, SHEET_IMAGES)),
+                ("photo", _spread(photo, SHEET_IMAGES)),
                 ("unsure", _spread(unsure, SHEET_IMAGES)),
                 ("borderline", border),
             )
@@ -232,20 +238,19 @@ def _spread(keys: list[str], most: int) -> list[str]:
     return [keys[place] for place in np.linspace(0, len(keys) - 1, most).round().astype(int)]
 
 
-def _borderline(members: pd.DataFrame, threshold: float) -> list[str]:
-    """Keys of the images nearest to the threshold on both sides; the unsure ones are the nearest below.
+def _borderline(members: pd.DataFrame, half: int) -> list[str]:
+    """Keys of the illustrations most like photographs and of the photographs least sure; `members` is sorted so.
 
-    `members` is sorted by probability. What a person has decided is no longer in question.
+    What a person has decided is no longer in question.
     """
-    open_question = members.loc[members["decided_by"] != "person"]
-    above = open_question["photo_probability"] >= np.float32(threshold)
-    half = SHEET_IMAGES // 2
-    return open_question.loc[~above, "key"].tolist()[-half:] + open_question.loc[above, "key"].tolist()[:half]
+    undecided = members.loc[members["decided_by"] != "person"]
+    kept, photos = (undecided.loc[undecided["verdict"] == kind, "key"].tolist() for kind in ("illustration", "photo"))
+    return kept[-half:] + photos[:half]
 
 
 def _draw_scatter(verdicts: pd.DataFrame, found: Separation, out: Output) -> None:
     points = verdicts[["key", "class", "cluster", "verdict"]].assign(
-        score=found.place[:, 0].astype(np.float32), axis=found.place[:, 1].astype(np.float32)
+        score=found.score.astype(np.float32), axis=found.axis.astype(np.float32)
     )
     out.table("figures/scatter.parquet", points)
     with figure(out.path("figures/scatter.svg"), 8, 5) as axes:
@@ -256,6 +261,6 @@ def _draw_scatter(verdicts: pd.DataFrame, found: Separation, out: Output) -> Non
                 some["score"], some["axis"], s=7, c=colour, alpha=0.55, linewidths=0, rasterized=True,
                 label=f"{verdict} ({len(some):,})",
             )  # fmt: skip
-        axes.set_xlabel("score: drawings left, photographs and paintings right")
+        axes.set_xlabel("score: illustrations left, photographs right")
         axes.set_ylabel("main difference besides the score")
         axes.legend(markerscale=2)

@@ -243,11 +243,14 @@ def _rows(table: pd.DataFrame) -> Rows:
 
 def _photographs(cluster: Artifact, pictures: Pictures) -> dict[str, Any]:
     titles = {"photo": "left out as photographs", "unsure": "unsure", "borderline": "borderline"}
-    sheets = [
-        (sheet["keys"], pictures.of(cluster, sheet["file"], f"{sheet['class']}: {titles[sheet['kind']]}"))
-        for sheet in cluster.json("sheets.json")
-    ]
     classes = cluster.table("classes.parquet").sort_values(["photo_share", "class"], ascending=[False, True])
+    clean = set(classes.loc[~classes["contaminated"], "class"])
+    sheets = []
+    for sheet in cluster.json("sheets.json"):
+        title = titles[sheet["kind"]]
+        if sheet["kind"] == "borderline" and sheet["class"] in clean:
+            title = "kept, but most like photographs"
+        sheets.append((sheet["keys"], pictures.of(cluster, sheet["file"], f"{sheet['class']}: {title}")))
     return {
         "photo_classes": _rows(classes),
         "photo_scatter": pictures.of(cluster, "figures/scatter.svg", "Illustrations and photographs apart"),

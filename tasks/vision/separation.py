@@ -152,14 +152,16 @@ class ClassFinding:
 class Separation:
     """What was found of each image and each class.
 
-    probability: [n], of being a photograph; in a class where none were found 0, or DOUBT. group: [n], inside its
-    class; 0 is the least like photographs. place: [n, 2], for a scatter plot: the score, and the first principal axis
-    of what the score leaves. reasons: [n], in words. classes: by name.
+    probability: [n], of being a photograph; in a class where none were found 0, or DOUBT. score: [n], by the last axis
+    that judged the image; of any class the highest are the most like photographs. group: [n], inside its class; 0 is
+    the least like photographs. axis: [n], the first principal axis of what the score leaves, for a scatter plot.
+    reasons: [n], in words. classes: by name.
     """
 
     probability: Floats
+    score: Floats
     group: npt.NDArray[np.int32]
-    place: Floats
+    axis: Floats
     reasons: list[str]
     classes: dict[str, ClassFinding]
 
@@ -198,8 +200,10 @@ def separate(
         else:
             reasons[rows] = _reasons(values[order[rows]].astype(np.float64), names, search.probability[rows])
     back = np.argsort(order)
-    place = _place(search.scores, ranked)
-    return Separation(search.probability[back], search.group[back], place[back], list(reasons[back]), findings)
+    axis = _axis_beside(search.scores, ranked)
+    return Separation(
+        search.probability[back], search.scores[back], search.group[back], axis[back], list(reasons[back]), findings
+    )
 
 
 def _prior(values: Singles, names: Sequence[str]) -> Floats:
@@ -219,10 +223,10 @@ def _space(scores: Floats, ranked: Singles, settings: Settings) -> Floats:
     return np.column_stack([score, axes * (settings.axis_weight / max(float(axes[:, 0].std()), 1e-9))])
 
 
-def _place(scores: Floats, ranked: Singles) -> Floats:
-    """The score, and the principal axis of what the score does not explain."""
+def _axis_beside(scores: Floats, ranked: Singles) -> Floats:
+    """Coordinates [n] on the principal axis of what the score does not explain."""
     if not ranked.size:
-        return np.column_stack([scores, np.zeros(len(scores))])
+        return np.zeros(len(scores))
     centred = scores - scores.mean()
     mean, length = ranked.mean(0, dtype=np.float64), float(centred @ centred)
     slopes, scatter = np.zeros(ranked.shape[1]), np.zeros((ranked.shape[1], ranked.shape[1]))
@@ -232,7 +236,7 @@ def _place(scores: Floats, ranked: Singles) -> Floats:
     scatter -= length * np.outer(slopes, slopes)
     axis = np.linalg.eigh(scatter)[1][:, -1]
     axis = axis * np.sign(axis[np.abs(axis).argmax()])
-    return np.column_stack([scores, projected(ranked, axis) - mean @ axis - centred * (slopes @ axis)])
+    return np.asarray(projected(ranked, axis) - mean @ axis - centred * (slopes @ axis))
 
 
 def _probabilities(space: Floats, group: npt.NDArray[np.int32], upper: Floats, sure: float) -> Floats:
@@ -283,7 +287,7 @@ class _Search:
         self.trained: set[str] = set()  # classes that other classes' axis scores; the prior scores the others
         self.splits: dict[str, Split | None] = {}
         self.refusals: dict[str, str] = {}
-        self.doubted: dict[str, Floats] = {}  # scores of refused classes, by an axis of their own
+        self.refused_scores: dict[str, Floats] = {}  # scores of refused classes, by an axis of their own
 
     def run(self) -> None:
         self._gate()
@@ -311,11 +315,12 @@ class _Search:
                 self.refusals[name] = UNLIKE
             if self.refusals[name]:
                 self.probability[rows] = np.where(self._doubtful(name), DOUBT, 0.0)
+                self.scores[rows] = self.refused_scores.get(name, self.scores[rows])
 
     def _doubtful(self, name: str) -> npt.NDArray[np.bool_]:
         """Which images of a refused class lie where photographs lie, and look like them by the prior, too."""
         rows = self.members[name]
-        scores = self.doubted.get(name) if self.refusals[name] == ON_THE_SIDE else self.scores[rows]
+        scores = self.refused_scores.get(name) if self.refusals[name] == ON_THE_SIDE else self.scores[rows]
         if scores is None or self.splits[name] is None:
             return np.zeros(len(rows), bool)
         return np.asarray((scores > self.settings.high) & (self.prior[rows] >= self.settings.likeness))
@@ -409,7 +414,7 @@ class _Search:
             ]
             if not mistaken:
                 break
-            self.scores, self.probability, self.refusals, self.doubted = scores, probability, refusals, {}
+            self.scores, self.probability, self.refusals, self.refused_scores = scores, probability, refusals, {}
             for name in mistaken:
                 self.refusals[name], self.probability[self.members[name]] = UNLIKE, 0.0
 
@@ -435,7 +440,7 @@ class _Search:
                 scores = self._mixed_with_neighbours(rows, scores, settings.neighbours, settings.neighbour_share)
             split = split_heavy(scores, settings.freedom)
             if split is None or (self.refusals[name] and not self._reaches(split, scores, reach)):
-                self.doubted[name] = scores
+                self.refused_scores[name] = scores
                 continue
             if name in self.by_prior and not self._look_like_photographs(name, split.upper(scores)):
                 continue  # others mislead it: by the prior it holds some that do
