@@ -18,6 +18,11 @@ def database() -> None:
 
 @pytest.fixture
 def retrain(database: None) -> Any:
+    """The DAG."""
+    return read_dag()
+
+
+def read_dag() -> Any:
     """The DAG, read anew: a run by `dag.test()` leaves its params in the DAG."""
     from airflow.dag_processing.dagbag import DagBag
 

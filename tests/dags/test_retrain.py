@@ -1,6 +1,7 @@
 import copy
 import json
 import re
+import shutil
 import subprocess
 import sys
 from datetime import timedelta
@@ -22,7 +23,12 @@ from tasks.core.step import NAMES, load
 from tasks.core.store import LocalStore
 from tests.drawings import KINDS, flat_drawings
 
+from .conftest import read_dag
+
 ROOT = Path(__file__).parents[2]
+
+#: Tests of one worker, so that the run that they start from is made once.
+first_run_once = pytest.mark.xdist_group("first run")
 
 HEAVY = ("tensorflow", "keras", "great_expectations", "sklearn", "cv2", "pandas", "numpy", "boto3", "matplotlib")
 
@@ -109,33 +115,51 @@ def test_a_backfill_promotes_only_when_asked_to(
     assert steps.section_of("promote", context, {}).model_dump()["promote"] is promotes
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Two classes of 30 flat drawings that a small network tells apart, a text file and a stray file."""
-    rng = np.random.default_rng(1)
-    for name, colour in zip(("squares", '"><img src=x onerror=alert(1)>'), KINDS, strict=True):
-        folder = tmp_path / "pictures" / name
-        folder.mkdir(parents=True)
-        for number, drawing in enumerate(flat_drawings(rng, colour, 30)):
-            (folder / f"그림 {number}.png").write_bytes(drawing)
-        (folder / "broken.jpg").write_bytes(b"not a picture")
-    (tmp_path / "pictures" / "Thumbs.db").write_bytes(b"")
-    return tmp_path / "pictures"
-
-
 CONF = {
     "preset": "demo", "image_size": 32, "epochs": 3, "min_per_class": 20, "max_per_class": 100,
     "near_duplicate_bits": 0,
 }  # fmt: skip
 
 
-def test_the_whole_workflow_then_again_with_everything_reused(
-    retrain: Any, pictures: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    conf = {**CONF, "dataset": str(pictures)}
-    first = retrain.test(run_conf=conf, logical_date=None)
-    assert first.state == "success"
-    record = read_record(store, "retrain", first.run_id)
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 30 flat drawings that a small network tells apart, a text file and a stray file."""
+    dataset, rng = tmp_path_factory.mktemp("data") / "pictures", np.random.default_rng(1)
+    for name, colour in zip(("squares", '"><img src=x onerror=alert(1)>'), KINDS, strict=True):
+        folder = dataset / name
+        folder.mkdir(parents=True)
+        for number, drawing in enumerate(flat_drawings(rng, colour, 30)):
+            (folder / f"그림 {number}.png").write_bytes(drawing)
+        (folder / "broken.jpg").write_bytes(b"not a picture")
+    (dataset / "Thumbs.db").write_bytes(b"")
+    return dataset
+
+
+@pytest.fixture(scope="session")
+def first_run(database: None, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalStore, Any]:
+    """A whole run on them with CONF, in a store of its own."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GESSO_HOME", str(home))
+        patch.setenv("GESSO_WORKERS", "2")
+        settings.cache_clear()
+        run = read_dag().test(run_conf={**CONF, "dataset": str(pictures)}, logical_date=None)
+    settings.cache_clear()
+    return LocalStore(home / "store"), run
+
+
+@pytest.fixture
+def trained(first_run: tuple[LocalStore, Any], home: Path) -> None:
+    """What that run made, but for its champion, in the test's own store: a like run repeats nothing up to the gate."""
+    first, _ = first_run
+    shutil.copytree(first.root, home / "store", ignore=shutil.ignore_patterns("champions"))
+
+
+@first_run_once
+def test_the_whole_workflow(first_run: tuple[LocalStore, Any]) -> None:
+    store, run = first_run
+    assert run.state == "success"
+    record = read_record(store, "retrain", run.run_id)
     assert record["run_type"] == "manual"
     assert set(record["steps"]) == set(NAMES)
     assert not any(entry["reused"] for entries in record["steps"].values() for entry in entries)
@@ -146,6 +170,11 @@ def test_the_whole_workflow_then_again_with_everything_reused(
     assert "<img src=x" not in report
     assert "&lt;img src=x onerror=alert(1)&gt;" in report
 
+
+@first_run_once
+@pytest.mark.usefixtures("trained")
+def test_what_is_there_is_reused(retrain: Any, pictures: Path, store: LocalStore) -> None:
+    conf = {**CONF, "dataset": str(pictures)}
     again = retrain.test(run_conf=conf, logical_date=None)
     assert again.state == "success"
     steps = read_record(store, "retrain", again.run_id)["steps"]
@@ -161,6 +190,8 @@ def test_the_whole_workflow_then_again_with_everything_reused(
     assert Artifact.open(evaluate["artifact"]).json("evaluation.json")["cross_validation"][0]["folds"] == 2
 
 
+@first_run_once
+@pytest.mark.usefixtures("trained")
 def test_a_search_takes_the_best_trial_and_leaves_out_one_that_diverges(
     retrain: Any, pictures: Path, store: LocalStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,6 +233,8 @@ def test_a_dry_run_reports_what_would_be_trained(retrain: Any, pictures: Path, s
     assert f'<td class="n">4</td><td class="n">{drawn * 3 * 4}</td><td class="n">not known</td>' in html
 
 
+@first_run_once
+@pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize(("default", "verdict"), [("hold", "HOLD"), ("approve", "PROMOTE")])
 def test_where_nobody_can_be_asked_the_default_counts(
     default: str, verdict: str, retrain: Any, pictures: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch
@@ -218,10 +251,12 @@ def test_where_nobody_can_be_asked_the_default_counts(
     assert (read_champion(store, str(pictures))[0] is not None) == (verdict == "PROMOTE")
 
 
+@first_run_once
+@pytest.mark.usefixtures("trained")
 def test_a_model_that_fails_a_check_needs_no_approval(
     retrain: Any, pictures: Path, store: LocalStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    asked = {"require_approval": True, "min_macro_f1": 1, "epochs": 1}
+    asked = {"require_approval": True, "min_macro_f1": 1}
     run = retrain.test(run_conf={**CONF, "dataset": str(pictures), **asked}, logical_date=None)
     assert run.state == "success"
     assert "Nobody is asked: the model fails a check. Macro F1 on the test part is" in capfd.readouterr().out
@@ -229,6 +264,8 @@ def test_a_model_that_fails_a_check_needs_no_approval(
     assert Artifact.open(promote["artifact"]).json("decision.json")["approval"] is None
 
 
+@first_run_once
+@pytest.mark.usefixtures("trained")
 def test_a_scheduled_run_with_too_little_new_ends_as_success(
     retrain: Any, pictures: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -344,9 +344,9 @@ def test_a_training_that_diverges_keeps_the_best_weights_until_then(resampled: R
 def test_weights_from_a_uri(resampled: Resampled, run_step, tmp_path: Path):
     import keras
 
-    source = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg")
-    source.save_weights(tmp_path / "MobileNetV2.weights.h5")
-    asked = quick(architecture="keras:MobileNetV2", epochs=1, freeze_epochs=1)
+    source = keras.applications.VGG16(include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg")
+    source.save_weights(tmp_path / "VGG16.weights.h5")
+    asked = quick(architecture="keras:VGG16", epochs=1, freeze_epochs=1)
     trained = run_step(
         "train",
         resampled(train=(4, 4, 4), validation=2),
@@ -357,7 +357,7 @@ def test_weights_from_a_uri(resampled: Resampled, run_step, tmp_path: Path):
     for one, two in zip(model.get_layer("body").weights, source.weights, strict=True):
         assert np.array_equal(one, two)
     description = trained.json("model.json")
-    assert description["weights"] == f"file://{tmp_path}/MobileNetV2.weights.h5"
+    assert description["weights"] == f"file://{tmp_path}/VGG16.weights.h5"
     assert len(description["weights_sha256"]) == 64
 
 
