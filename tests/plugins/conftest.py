@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,8 +50,16 @@ def browser(airflow_app: Any) -> Callable[[str], TestClient]:
     return of
 
 
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `eda` drew for any of these tests: most of what a run by hand takes."""
+    return tmp_path_factory.mktemp("eda")
+
+
 @pytest.fixture
-def make_run(store: LocalStore, tmp_path: Path, run_step: Callable[..., Artifact]) -> Callable[..., dict[str, Any]]:
+def make_run(
+    store: LocalStore, tmp_path: Path, run_step: Callable[..., Artifact], drawn: Path
+) -> Callable[..., dict[str, Any]]:
     """Makes a run's artifacts by hand, and its record; what is made is returned, by step."""
 
     def make(
@@ -59,7 +68,9 @@ def make_run(store: LocalStore, tmp_path: Path, run_step: Callable[..., Artifact
     ) -> dict[str, Any]:  # fmt: skip
         (folder := tmp_path / f"made-{len(list(tmp_path.iterdir()))}").mkdir()
         made: dict[str, Any] = dict(a_run(store, folder, dataset=dataset or str(tmp_path / "data"), **facts))
+        shutil.copytree(drawn, store.root / "artifacts" / "eda", dirs_exist_ok=True)
         made["eda"] = run_step("eda", {"validate": made["validate"], "scan": made["scan"]})
+        shutil.copytree(store.root / "artifacts" / "eda", drawn, dirs_exist_ok=True)
         if "report" not in without:
             made["report"] = run_step("report", {name: value for name, value in made.items() if name != "scan"})
         out = output(folder, store, "pack")
