@@ -10,6 +10,8 @@ DATASET ?=
 PRESET ?=
 PARAMS ?=
 MARKS ?= not faults and not browser
+# The tests of a file go to one worker, so that what they share is made once.
+PARALLEL := -n 2 --dist loadfile
 VERSION := 0.1.0
 VARIANT ?= trainer-cpu
 export DATASET PRESET PARAMS
@@ -35,7 +37,7 @@ run: $(READY)  ## run the workflow once: make run [DATASET=folder or s3://…] [
 	@$(BIN)/python -m include.run --dataset "$$DATASET" --preset "$$PRESET" --params "$$PARAMS"
 
 test: lint  ## lint, types and tests
-	@$(BIN)/pytest -n 2 --dist loadgroup -m "$(MARKS)"
+	@$(BIN)/pytest $(PARALLEL) -m "$(MARKS)"
 
 lint: $(READY)  ## ruff and mypy alone
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy --no-error-summary

@@ -15,7 +15,7 @@ from tests.faults.conftest import PARAMS, Airflow, Run, wait_for
 
 expect: Any = pytest.importorskip("playwright.sync_api", reason="wants playwright").expect
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(900), pytest.mark.xdist_group("served airflow")]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
 
 def ends(run: Run) -> str:

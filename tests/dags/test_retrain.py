@@ -27,9 +27,6 @@ from .conftest import read_dag
 
 ROOT = Path(__file__).parents[2]
 
-#: Tests of one worker, so that the run that they start from is made once.
-first_run_once = pytest.mark.xdist_group("first run")
-
 HEAVY = ("tensorflow", "keras", "great_expectations", "sklearn", "cv2", "pandas", "numpy", "boto3", "matplotlib")
 
 
@@ -155,7 +152,6 @@ def trained(first_run: tuple[LocalStore, Any], home: Path) -> None:
     shutil.copytree(first.root, home / "store", ignore=shutil.ignore_patterns("champions"))
 
 
-@first_run_once
 def test_the_whole_workflow(first_run: tuple[LocalStore, Any]) -> None:
     store, run = first_run
     assert run.state == "success"
@@ -171,7 +167,6 @@ def test_the_whole_workflow(first_run: tuple[LocalStore, Any]) -> None:
     assert "&lt;img src=x onerror=alert(1)&gt;" in report
 
 
-@first_run_once
 @pytest.mark.usefixtures("trained")
 def test_what_is_there_is_reused(retrain: Any, pictures: Path, store: LocalStore) -> None:
     conf = {**CONF, "dataset": str(pictures)}
@@ -190,7 +185,6 @@ def test_what_is_there_is_reused(retrain: Any, pictures: Path, store: LocalStore
     assert Artifact.open(evaluate["artifact"]).json("evaluation.json")["cross_validation"][0]["folds"] == 2
 
 
-@first_run_once
 @pytest.mark.usefixtures("trained")
 def test_a_search_takes_the_best_trial_and_leaves_out_one_that_diverges(
     retrain: Any, pictures: Path, store: LocalStore, capfd: pytest.CaptureFixture[str]
@@ -233,7 +227,6 @@ def test_a_dry_run_reports_what_would_be_trained(retrain: Any, pictures: Path, s
     assert f'<td class="n">4</td><td class="n">{drawn * 3 * 4}</td><td class="n">not known</td>' in html
 
 
-@first_run_once
 @pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize(("default", "verdict"), [("hold", "HOLD"), ("approve", "PROMOTE")])
 def test_where_nobody_can_be_asked_the_default_counts(
@@ -251,7 +244,6 @@ def test_where_nobody_can_be_asked_the_default_counts(
     assert (read_champion(store, str(pictures))[0] is not None) == (verdict == "PROMOTE")
 
 
-@first_run_once
 @pytest.mark.usefixtures("trained")
 def test_a_model_that_fails_a_check_needs_no_approval(
     retrain: Any, pictures: Path, store: LocalStore, capfd: pytest.CaptureFixture[str]
@@ -264,7 +256,6 @@ def test_a_model_that_fails_a_check_needs_no_approval(
     assert Artifact.open(promote["artifact"]).json("decision.json")["approval"] is None
 
 
-@first_run_once
 @pytest.mark.usefixtures("trained")
 def test_a_scheduled_run_with_too_little_new_ends_as_success(
     retrain: Any, pictures: Path, store: LocalStore, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

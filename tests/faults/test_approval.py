@@ -35,7 +35,6 @@ def answer(run: Run, option: str, note: str) -> None:
 
 @pytest.mark.faults
 @pytest.mark.timeout(900)
-@pytest.mark.xdist_group("served airflow")
 def test_hold_then_nobody_answers_then_approve(airflow: Airflow) -> None:
     held = airflow.trigger(**ASKED, approval_hours=1)
     answer(held, "Hold", "the <b>blue</b> ones look wrong")

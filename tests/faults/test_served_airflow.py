@@ -13,7 +13,7 @@ import pytest
 from tasks.core.step import NAMES
 from tests.faults.conftest import Airflow, Run, committed, kill, strays, wait_for
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900), pytest.mark.xdist_group("served airflow")]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 #: Params of the first run: a later one that trains longer reuses all before the training.
 FIRST: dict[str, Any] = {"max_megapixels": 50}

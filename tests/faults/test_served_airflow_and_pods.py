@@ -30,7 +30,6 @@ pytestmark = [
     pytest.mark.s3,
     pytest.mark.trainer,
     pytest.mark.timeout(900),
-    pytest.mark.xdist_group("pods"),
 ]
 
 #: Epochs of a training that is long enough to be disturbed.

@@ -31,7 +31,6 @@ pytestmark = [
     pytest.mark.faults,
     pytest.mark.s3,
     pytest.mark.timeout(1500),
-    pytest.mark.xdist_group("served airflow"),
 ]
 
 WEEK = timedelta(seconds=15)
