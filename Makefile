@@ -10,8 +10,6 @@ DATASET ?=
 PRESET ?=
 PARAMS ?=
 MARKS ?= not faults and not browser
-# The tests of a file go to one worker, so that what they share is made once.
-PARALLEL := -n 2 --dist loadfile
 VERSION := 0.1.0
 VARIANT ?= trainer-cpu
 export DATASET PRESET PARAMS
@@ -36,8 +34,9 @@ $(READY): requirements.txt requirements-dev.txt pyproject.toml
 run: $(READY)  ## run the workflow once: make run [DATASET=folder or s3://…] [PRESET=quick] [PARAMS='{"epochs": 5}']
 	@$(BIN)/python -m include.run --dataset "$$DATASET" --preset "$$PRESET" --params "$$PARAMS"
 
+# The tests of a file go to one worker, so that what they share is made once.
 test: lint  ## lint, types and tests
-	@$(BIN)/pytest $(PARALLEL) -m "$(MARKS)"
+	@$(BIN)/pytest -n 2 --dist loadfile -m "$(MARKS)"
 
 lint: $(READY)  ## ruff and mypy alone
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy --no-error-summary

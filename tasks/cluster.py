@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from tasks.core import params
 from tasks.core.artifacts import Artifact, Inputs, Output
 from tasks.core.errors import DataError, NotFound, ParamsError
-from tasks.core.figures import COLOURS, SHEET_COLUMNS, contact_sheet, figure
+from tasks.core.figures import COLOURS, contact_sheet, each_sheet, figure
 from tasks.core.ledger import NO_REVIEW, read_review, read_review_file, review_uri
 from tasks.thumbnails import thumbnails
 from tasks.vision.separation import ClassFinding, Separation, separate
@@ -209,7 +209,7 @@ def _write_sheets(
 ) -> None:
     chosen: list[tuple[str, str, str, list[str]]] = []  # class, kind, file, keys
     clean = ~classes["contaminated"]
-    few = min(SHEET_IMAGES // 2, max(SHEET_COLUMNS, KEPT_IMAGES // max(1, int(clean.sum())) // 10 * 10))
+    few = each_sheet(int(clean.sum()), SHEET_IMAGES // 2, KEPT_IMAGES)
     ordered = verdicts.assign(score=found.score).sort_values(["photo_probability", "score", "key"], kind="stable")
     for number, (name, members) in enumerate(ordered.groupby("class", sort=True)):
         border = _borderline(members, few if clean.iloc[number] else SHEET_IMAGES // 2) if params.separate else []

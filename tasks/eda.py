@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.core.artifacts import Artifact, Inputs, Output
-from tasks.core.figures import COLOURS, INK, MUTED, contact_sheet, figure, label
+from tasks.core.figures import COLOURS, INK, MUTED, SHEET_COLUMNS, contact_sheet, each_sheet, figure, label
 from tasks.core.params import EdaParams
 from tasks.thumbnails import thumbnails
 
@@ -30,7 +30,7 @@ Params = EdaParams
 VERDICTS = {"kept": COLOURS[0], "duplicate": COLOURS[5], "conflict": COLOURS[4], "quarantined": COLOURS[1]}
 
 MEDIANS = ("width", "height", "brightness", "saturation", "sharpness")
-SHEET_IMAGES, SHEET_COLUMNS = 40, 10
+SHEET_IMAGES = 40
 ALL_SHEETS_IMAGES = 1200  # of many classes each shows fewer, so that a report with all sheets stays a few MB
 GROUPS_SHOWN, GROUP_COLUMNS = 12, 8
 
@@ -206,7 +206,7 @@ def write_sheets(
 ) -> list[dict[str, Any]]:
     """Contact sheets: of each class a draw that stays the same while data are added, then of the duplicates."""
     classes = readable["class"].value_counts().sort_index()
-    each = min(SHEET_IMAGES, max(SHEET_COLUMNS, ALL_SHEETS_IMAGES // max(1, len(classes)) // 10 * 10))
+    each = each_sheet(len(classes), SHEET_IMAGES, ALL_SHEETS_IMAGES)
     drawn = readable.drop_duplicates("sha256").sort_values(["class", "sha256"]).groupby("class").head(each)
     sheets: list[dict[str, Any]] = [
         {"class": name, "kind": "class", "groups": [rows["key"].tolist()]} for name, rows in drawn.groupby("class")

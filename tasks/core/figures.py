@@ -21,6 +21,11 @@ def label(name: str, longest: int = 32) -> str:
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
+def each_sheet(sheets: int, most: int, of_all: int) -> int:
+    """Images that each of so many contact sheets shows: `most`, or fewer in whole rows, about `of_all` together."""
+    return min(most, max(SHEET_COLUMNS, of_all // max(1, sheets) // SHEET_COLUMNS * SHEET_COLUMNS))
+
+
 @contextmanager
 def figure(path: Path, width: float = 8, height: float = 4, **subplots: Any) -> Iterator[Any]:
     """A matplotlib figure (inches), written to `path` as SVG or PNG when the block ends.

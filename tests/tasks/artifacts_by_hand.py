@@ -179,13 +179,12 @@ def _clustered(store: LocalStore, folder: Path, kept: pd.DataFrame, photos: bool
     table["note"] = ""
     out.table("classes.parquet", table)
     sheets = []
-    if photos:
-        for number, name in enumerate(table["class"]):
-            for kind in ("photo", "borderline"):
-                file = f"sheets/{number:02}-{kind}.jpg"
-                contact_sheet([picture(number), picture(99)], out.path(file))
-                keys = [f"{name}/0006.jpg", f"{name}/0007.jpg"]
-                sheets.append({"class": name, "kind": kind, "file": file, "images": 2, "keys": keys})
+    for number, name in enumerate(table["class"]):
+        for kind in ("photo", "borderline") if photos else ("borderline",):
+            file = f"sheets/{number:02}-{kind}.jpg"
+            contact_sheet([picture(number), picture(99)], out.path(file))
+            keys = [f"{name}/0006.jpg", f"{name}/0007.jpg"]
+            sheets.append({"class": name, "kind": kind, "file": file, "images": 2, "keys": keys})
     out.json("sheets.json", sheets)
     _draw(out, "figures/scatter.svg")
     out.metrics = {"images": len(kept), "photos": int(kept["photo"].sum())}

@@ -197,6 +197,7 @@ def test_nothing_optional_leaves_a_hole(report: Report) -> None:
     assert "Champion, macro F1" not in text
     assert "Leaderboard" not in text
     assert "None was found." in text
+    assert "Files of L2_10: kept, but most like photographs: a line for each row of pictures" in text
     assert "Nothing to compare with. There is no champion yet." in text
     assert "nan" not in text.lower()
     assert "None" not in text.replace("None was found.", "")
