@@ -14,6 +14,7 @@ The signature `pixels` takes what these two made of any other file.
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def write(model: keras.Model, labels: list[str], temperature: float, folder: Pat
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     size = int(model.input_shape[1])
+    picture = _reader(size)  # first, so that its functions' numbers come first whether it was traced before or not
     batch = tf.TensorSpec((None, size, size, 3), tf.uint8, name="pixels")
     module = tf.Module()
     network = tf.function(lambda pixels: [model(pixels, training=False)]).get_concrete_function(batch)
@@ -86,11 +88,7 @@ def write(model: keras.Model, labels: list[str], temperature: float, folder: Pat
         return {"classes": tf.gather(tf.constant(labels), places), "probabilities": best}
 
     def from_files(images: Any) -> dict[str, Any]:
-        squares = tf.map_fn(
-            lambda contents: square(open_file(contents, size), size),
-            images,
-            fn_output_signature=tf.TensorSpec((size, size, 3), tf.uint8),
-        )
+        squares = tf.map_fn(picture, images, fn_output_signature=tf.TensorSpec((size, size, 3), tf.uint8))
         return answer(squares)
 
     signatures = {
@@ -99,6 +97,19 @@ def write(model: keras.Model, labels: list[str], temperature: float, folder: Pat
     }
     tf.saved_model.save(module, str(folder), signatures)
     make_repeatable(folder)
+
+
+@cache
+def _reader(size: int) -> Any:
+    """The function of a file's bytes that gives its picture [size, size, 3]. To trace it takes most of an export's time,
+    and it is the same for all models of this size.
+    """
+    import tensorflow as tf
+
+    def picture(contents: Any) -> Any:
+        return square(open_file(contents, size), size)
+
+    return tf.function(picture).get_concrete_function(tf.TensorSpec((), tf.string))
 
 
 class Export:
