@@ -205,34 +205,56 @@ def with_guests(bench: Bench, host: str, guests: str, share: float = 0.3) -> npt
     return classes
 
 
-def remixed(bench: Bench, hosts: Sequence[str], guests: Sequence[str]) -> Iterator[tuple[str, str | None, Any, Any]]:
+def remixed(
+    bench: Bench, hosts: Sequence[str], guests: Sequence[str]
+) -> Iterator[tuple[str, str | None, npt.NDArray[np.intp], npt.NDArray[Any]]]:
     """Other data sets made of this one, at the ends of what is asked: what was done, the class in question (None: all),
-    rows, classes.
+    rows, classes. The same is done in several draws.
     """
-    random, everything = np.random.default_rng(11), np.arange(len(bench.photo))
+    everything = np.arange(len(bench.photo))
     many = sorted(bench.contaminated(), key=lambda name: -int((bench.photo & (bench.classes == name)).sum()))
     for some in (*([name] for name in many), many[:2]):
         inside = np.isin(bench.classes, some)
         yield f"photographs in {', '.join(some)} alone", None, np.flatnonzero(inside | ~bench.photo), bench.classes
-    for name in many:
-        images = int((bench.classes == name).sum())
-        photos, drawn = (np.flatnonzero((bench.classes == name) & (bench.photo == side)) for side in (True, False))
-        others = np.flatnonzero(bench.classes != name)
-        for what, share, most in (
-            ("2%", 0.02, None),
-            ("90%", 0.9, None),
-            ("10% of 60", 0.1, 60),
-            ("50% of 60", 0.5, 60),
-        ):
+    for share, most in ((0.02, None), (0.9, None), (0.1, 60), (0.5, 60)):
+        for name in many:
+            images = int((bench.classes == name).sum())
+            photos, drawn = (np.flatnonzero((bench.classes == name) & (bench.photo == side)) for side in (True, False))
+            others = np.flatnonzero(bench.classes != name)
             count = round(min(len(photos), len(drawn) * share / (1 - share), share * (most or images)))
             rest = min(len(drawn), round(count * (1 - share) / share))
-            parts = [random.choice(photos, count, replace=False), random.choice(drawn, rest, replace=False), others]
-            yield f"{name}: {what}", name, np.sort(np.concatenate(parts)), bench.classes
+            for draw in range(DRAWS):
+                random = np.random.default_rng([round(share * 100), draw])
+                parts = [random.choice(photos, count, replace=False), random.choice(drawn, rest, replace=False), others]
+                what = f"{share:.0%} of {f'{most} of ' if most else ''}{name}"
+                yield what, name, np.sort(np.concatenate(parts)), bench.classes
     largest = max(set(bench.classes[~bench.photo].tolist()) - set(many), key=lambda n: int((bench.classes == n).sum()))
-    for host, share in ((largest, 0.02), (hosts[0], 0.05), (hosts[0], 0.1), (hosts[0], 0.5)):
+    for host, share in ((largest, 0.02), *((host, share) for share in (0.05, 0.1, 0.5) for host in hosts)):
         for guest in guests:
-            labels = with_guests(bench, host, guest, share)
-            yield f"{guest} in {host}: {share:.0%}", host, everything, labels
+            yield f"{guest} in {host}: {share:.0%}", host, everything, with_guests(bench, host, guest, share)
+
+
+def fate(judged: Separation, truth: Truth, labels: npt.NDArray[Any], asked: str | None) -> dict[str, Any]:
+    """What became of the images of the class that is asked for (None: of all): F1, and of the photographs those that
+    were found, are unsure, head their class's contact sheet of what was kept, or are shown to nobody.
+    """
+    photos = judged.probability >= THRESHOLD
+    unsure = (judged.probability >= UNSURE) & ~photos
+    inside, sheet = (labels == asked) | (asked is None), np.zeros(len(truth), bool)
+    for name in set(labels[inside].tolist()):
+        kept = np.flatnonzero((labels == name) & ~photos & ~unsure)
+        sheet[kept[np.argsort(-judged.score[kept], kind="stable")[: SHEET_IMAGES // 2]]] = True
+    truth = truth & inside
+    return {
+        "F1": f1(truth[inside], photos[inside]),
+        "lost": lost(truth[inside], photos[inside]),
+        "photographs": truth.sum(),
+        "found": (truth & photos).sum(),
+        "unsure": (truth & unsure).sum(),
+        "of unsure": unsure[inside].sum(),
+        "on the sheet": (truth & sheet).sum(),
+        "not shown": (truth & ~photos & ~unsure & ~sheet).sum(),
+    }
 
 
 def moved() -> Iterator[tuple[str, Settings]]:
@@ -311,20 +333,14 @@ def measure(bench: Bench, hosts: Sequence[str], guests: Sequence[str]) -> dict[s
             scores.append(f1(bench.photo[inside], photos))
             losses.append(lost(bench.photo[inside], photos))
             print(f"{name} in {painting}: {scores[-1]:.3f}, lost {losses[-1]:.3f}", flush=True)
-    for what, name, some, labels in remixed(bench, hosts, guests):
-        judged = bench.separated(some, labels)
-        photos = judged.probability >= THRESHOLD
-        unsure = (judged.probability >= UNSURE) & ~photos
-        truth, inside = bench.photo[some], (labels[some] == name) | (name is None)
-        borderline = np.flatnonzero(inside & (judged.probability < UNSURE))
-        borderline = borderline[np.argsort(-judged.score[borderline], kind="stable")[: SHEET_IMAGES // 2]]
-        print(
-            f"{what}: {f1(truth[inside], photos[inside]):.3f}, lost {lost(truth[inside], photos[inside]):.3f}, "
-            f"unsure {unsure[inside].sum()}, {(truth & unsure)[inside].sum()} of them photographs, "
-            f"{truth[borderline].sum()} on the sheet of what was kept; "
-            f"of all {f1(truth, photos):.3f}",
-            flush=True,
-        )
+    fates = []
+    for what, name, part, labels in remixed(bench, hosts, guests):
+        fates.append({"done": what} | fate(bench.separated(part, labels), bench.photo[part], labels[part], name))
+    by_set = pd.DataFrame(fates).groupby("done", sort=False)
+    table = by_set.sum().assign(F1=by_set["F1"].mean(), lowest=by_set["F1"].min(), lost=by_set["lost"].max())
+    print(table.to_string(float_format="{:.3f}".format), flush=True)
+    few = table[table.index.str.startswith("2% ")]
+    figures["found_or_shown_at_2"] = float(1 - few["not shown"].sum() / few["photographs"].sum())
     figures["f1_in_paintings"] = min(scores, default=float("nan"))
     figures["lost_in_paintings"] = max(losses, default=float("nan"))
 
