@@ -101,8 +101,9 @@ def write(model: keras.Model, labels: list[str], temperature: float, folder: Pat
 
 @cache
 def _reader(size: int) -> Any:
-    """The function of a file's bytes that gives its picture [size, size, 3]. To trace it takes most of an export's time,
-    and it is the same for all models of this size.
+    """The function of a file's bytes that gives its picture [size, size, 3].
+
+    To trace it takes most of an export's time, and it is the same for all models of this size.
     """
     import tensorflow as tf
 
