@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-from tasks.core.errors import TRY_AGAIN
+from tasks.core.errors import TRY_AGAIN, WORDS
 
 if TYPE_CHECKING:
     from include.pods import PodSettings
-
-#: Last words of a container that say what was wrong begin with this (`tasks.__main__`).
-WORDS = "gesso: "
 
 GO_ON = "The next try goes on from its checkpoint."
 

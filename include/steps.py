@@ -7,6 +7,7 @@ Only URIs and small summaries pass through XCom; images, tables and models stay 
 """
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from include.assets import champion_changed, tell_lineage
 from tasks.core.artifacts import Artifact
-from tasks.core.errors import TRY_AGAIN, GessoError, StoreError
+from tasks.core.errors import TRY_AGAIN, WORDS, GessoError, Interrupted
 from tasks.core.params import Params, Section
 from tasks.core.runs import Record, change_record, forget_failure, instance_name, is_drawn, record_failure
 from tasks.core.settings import settings
@@ -32,6 +33,9 @@ from tasks.core.use import hold
 #: Steps that run in a process of their own, behind the command line that a pod gets too: what TensorFlow takes of
 #: memory and threads goes with the process.
 APART = ("train",)
+
+#: Status of a process that the kernel, or somebody, killed.
+KILLED = -signal.SIGKILL
 
 #: Runs that go on only where there is enough new. Whoever starts one by hand, as a backfill or for new data wants it.
 WEIGHED = ("scheduled",)
@@ -182,7 +186,7 @@ def failing_well(name: str, instance: Mapping[str, Any] | None = None) -> Iterat
 
     Raises:
         AirflowFailException: it does not.
-        StoreError: it may.
+        GessoError: it may.
     """
     try:
         yield
@@ -257,20 +261,29 @@ def _execute_apart(name: str, inputs: Mapping[str, str | Sequence[str]], params:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "result.json"
         command = [sys.executable, "-m", "tasks", *command_line(name, inputs, params, store), f"--result={answer}"]
-        last = ""
+        last = words = ""
         root = Path(__file__).parents[1]
         with subprocess.Popen(
             command, cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
         ) as process:
             for line in process.stdout or ():
                 last = line.rstrip() or last
-                print(last, flush=True)
-        if process.returncode == TRY_AGAIN:
-            raise StoreError(last.removeprefix("gesso: "))
+                words = last.removeprefix(WORDS) if last.startswith(WORDS) else words
+                print(line.rstrip(), flush=True)
         if process.returncode != 0:
-            raise GessoError(last.removeprefix("gesso: ") or f"{name} ended with status {process.returncode}.")
+            raise _failure(name, process.returncode, words, last)
         result = json.loads(answer.read_text())
     return Result(Artifact.open(result["uri"]), result["reused"])
+
+
+def _failure(name: str, status: int, words: str, last: str) -> GessoError:
+    """Why a process ended with this status: what it said of it, or else how it ended and its last line."""
+    if status > 0 and words:
+        return Interrupted(words) if status == TRY_AGAIN else GessoError(words)
+    ended = f"ended with status {status}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
+    memory = ", perhaps for want of memory: a smaller batch_size or image_size needs less" if status == KILLED else ""
+    said = f" Its last line: {last}" if last else ""
+    return Interrupted(f"The process of {name} {ended}{memory}. The next try goes on from its checkpoint.{said}")
 
 
 def _record(

@@ -6,6 +6,9 @@ Their `exit_status` is the command line's, and tells whoever runs it (Airflow, a
 #: Exit status of a failure that may pass (EX_TEMPFAIL in sysexits.h).
 TRY_AGAIN = 75
 
+#: With this the line begins on which the command line says why it failed.
+WORDS = "gesso: "
+
 
 class GessoError(Exception):
     """Anything Gesso explains in words instead of a traceback."""
@@ -48,6 +51,6 @@ class Denied(StoreError):
 
 
 class Interrupted(GessoError):
-    """A step that was told to stop, and can go on."""
+    """A step that was told to stop, or was killed, and can go on."""
 
     exit_status = TRY_AGAIN
