@@ -51,7 +51,7 @@ def sections(
         licence: of the model; empty where it isn't stated.
     """
     counts = resample.table("counts.parquet")
-    parts = {name: int(counts[name].sum()) for name in ("train", "train_drawn", "validation", "test")}
+    parts = {name: int(counts[name].sum()) for name in ("train_drawn", "validation", "test")}
     verdicts = resample.table("ledger.parquet", ["verdict"])["verdict"].value_counts()
     left_out = [f"{number:,} {verdict}" for verdict, number in verdicts.items() if verdict != "kept"]
     macro, names = evaluation["macro"], classwise["class"].tolist()
@@ -75,8 +75,8 @@ def sections(
         _section(
             "Data",
             f"{snapshot['dataset']}, {when}: {sum(verdicts):,} images. Not used: {', '.join(left_out) or 'none'}.",
-            f"{parts['train']:,} images trained it ({parts['train_drawn']:,} draws an epoch, small classes more "
-            f"often), {parts['validation']:,} chose the best epoch and model and calibrated it, {parts['test']:,} "
+            f"{_trained(counts).sum():,} images trained it ({parts['train_drawn']:,} draws an epoch, small classes "
+            f"more often), {parts['validation']:,} chose the best epoch and model and calibrated it, {parts['test']:,} "
             f"tested it. Duplicates and near duplicates of an image are all in the same part.",
         ),
         _section(
@@ -99,8 +99,13 @@ def _section(title: str, *lines: str, head: Sequence[str] = (), rows: Sequence[S
     return {"title": title, "lines": list(lines), "head": list(head), "rows": [list(row) for row in rows]}
 
 
+def _trained(counts: pd.DataFrame) -> pd.Series:
+    """Images of each class that were trained on: all of a small class, of a large one those that were drawn."""
+    return counts.set_index("class")[["train", "train_drawn"]].min(axis=1)
+
+
 def _classes(classwise: pd.DataFrame, counts: pd.DataFrame) -> list[list[str]]:
-    trained = counts.set_index("class")["train"]
+    trained = _trained(counts)
     rows = []
     for row in classwise.to_dict("records"):
         scores = [_number(row[name]) for name in ("precision", "recall", "f1")]
@@ -137,8 +142,8 @@ def limits(
     if suspects := evaluation["suspects"]["found"]:
         judged = evaluation["suspects"]["judged"]
         found.append(f"{suspects} of {judged:,} labels that were looked at are probably wrong, in the test part too.")
-    if not snapshot.get("exact", True):
-        found.append(f"The data are not exactly those of that moment. {snapshot.get('note', '')}".strip())
+    if snapshot["note"]:
+        found.append(snapshot["note"])
     return found
 
 

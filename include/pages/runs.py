@@ -36,7 +36,7 @@ KEY_FIGURES = {
     "cluster": {"photos": "photographs", "unsure": "unsure", "contaminated_classes": "classes with photographs"},
     "drift": {"drifted": "measures that moved", "furthest": "furthest"},
     "resample": {
-        "images": "used", "train": "for training", "train_drawn": "drawn an epoch",
+        "images": "used", "train": "in the training part", "train_drawn": "drawn an epoch",
         "validation": "for validation", "test": "for the test",
     },
     "pack": {"images": "images", "copied": "known from before"},

@@ -20,6 +20,7 @@ from tasks.core.artifacts import Artifact, Output, artifact_key
 from tasks.core.checkpoint import Checkpoint
 from tasks.core.step import commit
 from tasks.core.store import Store
+from tasks.snapshot import NO_VERSIONS
 
 CHANNELS = {"red": 0, "green": 1, "blue": 2}
 CLASSES = ["L2_3", "b", "class", "꽃 $x$"]
@@ -58,7 +59,14 @@ class World:
     """A data set folder, its snapshot and its pack, and models trained on it."""
 
     def __init__(
-        self, store: Store, tmp: Path, classes: list[str] = CLASSES, size: int = 16, test: int = 20, split: int = 0
+        self,
+        store: Store,
+        tmp: Path,
+        classes: list[str] = CLASSES,
+        size: int = 16,
+        test: int = 20,
+        split: int = 0,
+        drawn: int | None = None,
     ) -> None:
         """Make the data.
 
@@ -66,7 +74,9 @@ class World:
             size: side of the pack's images.
             test: test images a class; as many again train, and a fourth of that validates.
             split: another number, another split of the same images.
+            drawn: images a class that are drawn for training; None: all of them.
         """
+        self.drawn = drawn
         self.store, self.tmp, self.classes, self.size = (
             store,
             tmp / f"world-{size}-{split}-{len(classes)}",
@@ -106,7 +116,8 @@ class World:
         def files(out: Output) -> None:
             table = self.images[["key", "class"]].assign(version=pd.array([None] * len(keys), "str"))
             out.table("images.parquet", table.sort_values("key"))
-            out.json("snapshot.json", {"dataset": str(self.dataset), "newest": "2026-01-05T00:00:00+00:00"})
+            facts = {"dataset": str(self.dataset), "versioned": False, "note": NO_VERSIONS}
+            out.json("snapshot.json", facts | {"newest": "2026-01-05T00:00:00+00:00"})
 
         return make(self.store, "snapshot", files, self.tmp, made_of=str(self.dataset))
 
@@ -161,7 +172,7 @@ class World:
             out.table("ledger.parquet", ledger.sort_values("key"))
             parts = pd.crosstab(self.images["label"], self.images["part"])
             counts = parts.reindex(columns=["train", "validation", "test"], fill_value=0)
-            counts = counts.assign(train_drawn=counts["train"]).set_axis(self.classes)
+            counts = counts.assign(train_drawn=self.drawn or counts["train"]).set_axis(self.classes)
             out.table("counts.parquet", counts.rename_axis("class").reset_index())
             out.json("classes.json", self.classes)
 

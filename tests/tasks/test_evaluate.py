@@ -178,7 +178,7 @@ def test_figures_hold_any_classes(store, tmp_path, evaluate, classes, monkeypatc
     world = World(store, tmp_path, classes, size=4, test=3)
     monkeypatch.undo()
     world.images["sha256"] = ""
-    described = {"dataset": "elsewhere", "newest": "2026-01-05T00:00:00+00:00"}
+    described = {"dataset": "elsewhere", "note": "", "newest": "2026-01-05T00:00:00+00:00"}
     world.snapshot = make(store, "snapshot", lambda out: out.json("snapshot.json", described), world.tmp)
     world.split()
     result = evaluate(world, world.model("red"))
@@ -303,13 +303,21 @@ def test_the_model_card_says_what_it_is_and_where_it_fails(world, evaluate):
     assert text.startswith('---\nlicense: "CC-BY-4.0"\npipeline_tag: image-classification\n---\n')
     macro = result.json("evaluation.json")["macro"]
     assert f"macro F1 {macro['f1']:.3f} (95% interval {macro['f1_low']:.3f} to {macro['f1_high']:.3f})" in text
-    assert "80 trained it".replace("80", "80 images") in text
+    assert "80 images trained it (80 draws an epoch" in text
     assert "20 chose the best epoch and model and calibrated it, 80 tested it" in text
     assert "| L2\\_3 | 20 | 20 | 1.000 | 1.000 | 1.000 | 1.000 to 1.000 |" in text
     limits = text[text.index("## Limits") :]
     assert "- Weaker classes, by F1:" in limits
+    assert "- This data set keeps no versions" in limits
     assert "## Licence\n\nCC-BY-4.0\n" in text
     assert "Not stated" in evaluate(world, world.model("red")).path("model_card.md").read_text()
+
+
+def test_the_model_card_counts_only_images_that_were_drawn(store, tmp_path, evaluate):
+    world = World(store, tmp_path, drawn=8)
+    text = evaluate(world, world.model("red")).path("model_card.md").read_text()
+    assert "32 images trained it (32 draws an epoch" in text
+    assert "| L2\\_3 | 8 | 20 |" in text
 
 
 def test_the_card_s_example_runs(world, evaluate, tmp_path):
