@@ -138,7 +138,8 @@ def open_rival(store: Store, uri: str | None) -> tuple[Rival | None, Check]:
     """The champion, if there is one that can be opened, and what is to be said of that."""
     required = "none, or one that can be opened"
     if uri is None:
-        return None, Check("champion", True, "none", required, "There is no champion yet: the floor alone decides.")
+        message = "There is no other champion to beat: the floor alone decides."
+        return None, Check("champion", True, "none", required, message)
     try:
         rival = Rival.open(store, uri)
     except (DataError, NotFound, ParamsError) as error:

@@ -68,7 +68,7 @@ def test_the_first_model_above_the_floor_is_promoted(world, decide):
     assert decision["candidate"]["artifact"] == model.folder
     assert decision["champion"] is None
     assert decision["comparison"] is None
-    assert "no champion yet" in message(result, "champion")
+    assert "no other champion" in message(result, "champion")
     champion = champion_of(world)
     assert (champion.model, champion.previous) == (model.uri, None)
 
