@@ -152,7 +152,9 @@ def decide(images: pd.DataFrame, found: Separation, params: Params) -> pd.DataFr
     """The table of verdicts, from the probabilities and the two thresholds."""
     probability = found.probability.astype(np.float32)
     photo = probability >= np.float32(params.photo_threshold)
-    unsure = ~photo & (probability >= np.float32(params.unsure_threshold))
+    # Doubts of a refused class have no probability of their own; people see them whatever the thresholds.
+    refused = ~images["class"].map(lambda name: found.classes[name].contaminated).to_numpy(bool)
+    unsure = ~photo & ((probability >= np.float32(params.unsure_threshold)) | (refused & (probability > 0)))
     return images.assign(
         photo_probability=probability,
         verdict=np.select([photo, unsure], ["photo", "unsure"], "illustration"),

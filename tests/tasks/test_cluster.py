@@ -109,7 +109,9 @@ def test_sheets_show_what_goes_and_what_is_near_the_threshold(make: Callable[...
 def test_of_a_class_without_photographs_what_looks_like_one_is_shown(
     make: Callable[..., Made], run_step: RunStep
 ) -> None:
-    made = run_step("cluster", make({"L2_10": (40, 2), "L2_12": (14, 30), "L2_25": (20, 0)}))
+    given = make({"L2_10": (40, 2), "L2_12": (14, 30), "L2_25": (20, 0)})
+    made, strict = run_step("cluster", given), run_step("cluster", given, unsure_threshold=0.8)
+    assert strict.table("classes.parquet").set_index("class").loc["L2_10", "unsure"] == 2
     classes = made.table("classes.parquet").set_index("class")
     assert classes.loc["L2_10", ["contaminated", "photos", "unsure"]].tolist() == [False, 0, 2]
     sheets = {(sheet["class"], sheet["kind"]): sheet["keys"] for sheet in made.json("sheets.json")}
