@@ -49,7 +49,7 @@ from tasks.core.settings import settings
 def retrain() -> None:
     snapshot = step("snapshot", inlets=[IMAGES])
     shards, planned = scan_shards(snapshot), trainings()
-    enough_new(snapshot) >> [shards, planned, nothing_new()]
+    enough_new(snapshot) >> [shards, planned, nothing_new()]  # a branch: goes on, or ends at nothing_new
     scan = step("scan", snapshot=snapshot, each=shards)
     validate = step("validate", scan=scan)
     eda = step("eda", validate=validate, scan=scan)
@@ -57,7 +57,7 @@ def retrain() -> None:
     drift = step("drift", snapshot=snapshot, validate=validate, cluster=cluster, scan=scan)
     resample = step("resample", snapshot=snapshot, validate=validate, cluster=cluster)
     pack = step("pack", snapshot=snapshot, resample=resample, each=shards)
-    planned >> pack  # which a dry run skips
+    planned >> pack  # a dry run skips both, and all that follows but the report
     train = step("train", resample=resample, pack=pack, each=planned, pool="gpu")
     images = {"snapshot": snapshot, "resample": resample, "pack": pack}
     evaluate = step("evaluate", validate=validate, cluster=cluster, train=train, **images)

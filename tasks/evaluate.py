@@ -81,6 +81,13 @@ CELLS_WITH_COUNTS = 30
 
 
 def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
+    """Judge the models on the test part, choose one by its validation score, and export it.
+
+    Raises:
+        DataError: the test part is empty, or a model tells other classes apart.
+        GessoError: the export gives other probabilities than the model.
+        ParamsError: only folds were given, a model was trained on another split, or Keras doesn't run on TensorFlow.
+    """
     keep_freed()
     from tasks.vision import export  # it imports TensorFlow, which takes seconds
 

@@ -63,6 +63,12 @@ def observe(inputs: Inputs, params: params.PromoteParams, out: Output) -> tuple[
 
 
 def run(inputs: Inputs, params: params.PromoteParams, out: Output) -> None:
+    """Measure the model that `evaluate` chose against the champion, and put it in use where it passes every check.
+
+    Raises:
+        ParamsError: `evaluate` judged other models, or another test part, than the ones given.
+        StoreError: the store is away, or another run changed the champion meanwhile.
+    """
     candidate, (pointer, etag) = chosen(inputs), out.observed
     evaluation = inputs.one("evaluate").json("evaluation.json")
     macro_f1 = float(evaluation["macro"]["f1"])

@@ -47,6 +47,13 @@ SHEET = 64
 
 
 def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
+    """Train one network, from the last epoch that was kept, and write it with its curves and its validation scores.
+
+    Raises:
+        DataError: there is too little to train on.
+        ParamsError: params that don't fit the pack, the memory or the weights that they name, or under which the loss
+            is no longer a number.
+    """
     resample = inputs.one("resample")
     classes: list[str] = resample.json("classes.json")
     table = resample.table("used.parquet")
