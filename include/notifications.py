@@ -64,20 +64,30 @@ def deadline() -> DeadlineAlert | None:
 
 
 def tell(dag_id: str, run_id: str, what: str, text: str) -> None:
-    """Send a message on a run by each way that there is."""
+    """Send a message on a run by each way that there is; what went wrong with one is raised once all were tried."""
     title, address = f"{dag_id} {run_id}: {what}", report_url(dag_id, run_id)
-    if settings().mail_to and _has(MAIL):
-        from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+    try:
+        if settings().mail_to and _has(MAIL):
+            _mail(title, text, address)
+    finally:
+        if _has(SLACK):
+            _slack(title, text, address)
 
-        lines = "<br>".join(html.escape(line) for line in text.splitlines())
-        body = f'<p>{lines}</p><p><a href="{html.escape(address)}">The run\'s report</a></p>'
-        # Not called as a callback, which would render the text as a template: it holds names from the data set.
-        SmtpNotifier(to=settings().mail_to, subject=title, html_content=body, smtp_conn_id=MAIL).notify({})
-    if _has(SLACK):
-        from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier
 
-        plain = f"{title}\n{text}".replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        SlackWebhookNotifier(slack_webhook_conn_id=SLACK, text=f"{plain}\n<{address}|The run's report>").notify({})  # type: ignore[no-untyped-call]
+def _mail(title: str, text: str, address: str) -> None:
+    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+    lines = "<br>".join(html.escape(line) for line in text.splitlines())
+    body = f'<p>{lines}</p><p><a href="{html.escape(address)}">The run\'s report</a></p>'
+    # Not called as a callback, which would render the text as a template: it holds names from the data set.
+    SmtpNotifier(to=settings().mail_to, subject=title, html_content=body, smtp_conn_id=MAIL).notify({})
+
+
+def _slack(title: str, text: str, address: str) -> None:
+    from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier
+
+    plain = f"{title}\n{text}".replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    SlackWebhookNotifier(slack_webhook_conn_id=SLACK, text=f"{plain}\n<{address}|The run's report>").notify({})  # type: ignore[no-untyped-call]
 
 
 def _has(connection: str) -> bool:

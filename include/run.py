@@ -17,6 +17,7 @@ from include.environment import ROOT, airflow_environment, airflow_home
 from include.steps import DONE, FAILED
 from tasks.core.artifacts import PROGRESS, Artifact
 from tasks.core.errors import GessoError, ParamsError
+from tasks.core.local_store import explained
 from tasks.core.params import PRESETS, Params
 from tasks.core.runs import read_record
 from tasks.core.settings import settings
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--params", default="", help="JSON object of params; they win over the preset's")
     options = parser.parse_args(arguments)
     try:
-        return _run(_conf(options))
+        with explained("make run"):
+            return _run(_conf(options))
     except GessoError as error:
         print(f"gesso: {error}", file=sys.stderr)
         return error.exit_status
@@ -43,16 +45,16 @@ def _conf(options: argparse.Namespace) -> dict[str, Any]:
     """What the run is asked for, checked before Airflow starts."""
     try:
         given = json.loads(options.params or "{}")
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ParamsError(f"PARAMS is not JSON: {error}. Example: PARAMS='{{\"epochs\": 5}}'.") from None
     if not isinstance(given, dict):
         raise ParamsError(f"PARAMS is not a JSON object: {options.params!r}. Example: PARAMS='{{\"epochs\": 5}}'.")
     dataset = options.dataset or given.get("dataset") or settings().dataset
     conf = {"preset": options.preset or ("quick" if dataset else "demo"), **given}
+    Params.of(conf)
     if dataset:
         conf["dataset"] = dataset if "://" in dataset else str(Path(dataset).absolute())
-    Params.of(conf)
-    if not dataset:
+    else:
         from tasks.demo import make_demo
 
         demo = Path(settings().dataset_uri)

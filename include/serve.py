@@ -49,7 +49,7 @@ def up() -> None:
     """Start the supervisor in the background and wait until every part is healthy."""
     home, port = airflow_home("airflow"), settings().port
     if _supervisor(home):
-        print(f"Airflow is already up: http://localhost:{port}")
+        print(f"Airflow is already up: http://localhost:{_served_port(home)}")
         return
     if _answers(port):
         raise ParamsError(
@@ -59,6 +59,7 @@ def up() -> None:
         from tasks.demo import make_demo
 
         make_demo(Path(settings().dataset_uri))  # so that a run that names no data set has one
+    _port_file(home).write_text(str(port))
     log = home / "serve.log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -109,7 +110,7 @@ def airflow(*words: str) -> None:
     home = airflow_home("airflow")
     if _supervisor(home) is None:
         raise ParamsError("Airflow is not up. Start it: make up")
-    environment = _environment(home, _postgres(home).get_uri(driver="psycopg2"))
+    environment = _environment(home, _postgres(home).get_uri(driver="psycopg2"), _served_port(home))
     sys.exit(subprocess.run(["airflow", *words], env=environment, check=False).returncode)
 
 
@@ -121,7 +122,8 @@ def supervise() -> None:
     parts: dict[str, subprocess.Popen[bytes]] = {}
     ended: defaultdict[str, list[float]] = defaultdict(list)
     try:
-        environment = _environment(home, postgres.get_uri(driver="psycopg2"))
+        _logins(home)  # Airflow would make up what it misses, and print it
+        environment = _environment(home, postgres.get_uri(driver="psycopg2"), port)
         subprocess.run(["airflow", "db", "migrate"], env=environment, check=True)
         # A training that waits for its pod holds no worker, but it does hold the GPU.
         pool = ["airflow", "pools", "set", "gpu", "1", "One slot per GPU.", "--include-deferred"]
@@ -189,12 +191,8 @@ def _kill(pids: list[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _environment(home: Path, database: str) -> dict[str, str]:
-    secret, port = kept_secrets(home), settings().port
-    logins = _logins(home)  # Airflow would make up what it misses, and print it
-    with open(os.open(_logins_file(home), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(logins, file)
-    address = f"http://localhost:{port}"
+def _environment(home: Path, database: str, port: int) -> dict[str, str]:
+    secret, address = kept_secrets(home), f"http://localhost:{port}"
     return airflow_environment(
         home,
         database__sql_alchemy_conn=database,
@@ -221,12 +219,16 @@ def _environment(home: Path, database: str) -> dict[str, str]:
 
 
 def _logins(home: Path) -> dict[str, str]:
-    """Each user's password, made once. The file is readable by this user alone."""
+    """Each user's password, made once and kept, even while USERS leaves them out. Only this user can read the file."""
     file = _logins_file(home)
     kept = json.loads(file.read_text()) if file.exists() else {}
     names = [user.partition(":")[0].strip() for user in USERS.split(",")]
     made = {"admin": kept_secrets(home)["password"]}
-    return {name: made.get(name) or kept.get(name) or secrets.token_urlsafe(12) for name in names}
+    logins = {name: made.get(name) or kept.get(name) or secrets.token_urlsafe(12) for name in names}
+    if not logins.items() <= kept.items():
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as opened:
+            json.dump(kept | logins, opened)
+    return logins
 
 
 def _logins_file(home: Path) -> Path:
@@ -241,6 +243,15 @@ def _postgres(home: Path) -> Any:
 
 def _pid_file(home: Path) -> Path:
     return home / "serve.pid"
+
+
+def _port_file(home: Path) -> Path:
+    return home / "serve.port"
+
+
+def _served_port(home: Path) -> int:
+    """The port of the Airflow that is up, whatever GESSO_PORT is in this shell."""
+    return int(_port_file(home).read_text())
 
 
 def _supervisor(home: Path) -> int | None:

@@ -17,11 +17,13 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tasks.core.errors import GessoError, Interrupted, ParamsError
+from tasks.core.local_store import explained
 from tasks.core.settings import settings
 from tasks.core.step import NAMES, Step, execute, load
 
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit status is 0, or the error's."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _stoppable():
+        with _stoppable(), explained(words[0] if words else "--help"):
             return _run(words)
     except GessoError as error:
         print(f"gesso: {error}", file=sys.stderr)
@@ -104,7 +106,7 @@ def _step(step: Step, words: list[str]) -> int:
     parser.add_argument("--result", type=Path, metavar="FILE", help="also write {uri, reused, metrics} there as JSON")
     parser.add_argument("--expect-key", metavar="KEY", help="refuse to make an artifact of another key than this")
     for name, field in step.params.model_fields.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, help=_help(field))
+        parser.add_argument(_option(name), dest=name, help=_help(field))
     options = vars(parser.parse_args(words))
 
     inputs: dict[str, list[str]] = {}
@@ -114,7 +116,9 @@ def _step(step: Step, words: list[str]) -> int:
             raise ParamsError(f"--input {pair}: expected NAME=URI.")
         inputs.setdefault(name, []).append(uri)
     store, result_file, expect_key = options.pop("store"), options.pop("result"), options.pop("expect_key")
-    given = _json_object(options.pop("params")) | {name: text for name, text in options.items() if text is not None}
+    given = _json_object(options.pop("params")) | {
+        name: _value(name, step.params.model_fields[name], text) for name, text in options.items() if text is not None
+    }
 
     with contextlib.redirect_stdout(sys.stderr):  # progress; standard output is for the URI alone
         result = execute(step.name, inputs, step.params.of(given), store, expect_key)
@@ -126,19 +130,47 @@ def _step(step: Step, words: list[str]) -> int:
     return 0
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def _json(option: str, text: str) -> Any:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ParamsError(f"--params {text!r} is not JSON: {error}.") from None
+        return json.loads(text)
+    except ValueError as error:
+        raise ParamsError(f"{option} {text!r} is not JSON: {error}.") from None
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = _json("--params", text)
     if not isinstance(value, dict):
         raise ParamsError(f"--params {text!r} is not a JSON object.")
     return value
 
 
+def _value(name: str, field: FieldInfo, text: str) -> Any:
+    """What an option's text means; that of a scalar is the params' own business."""
+    if _is_list(field) and not text.lstrip().startswith("["):
+        return [item for item in map(str.strip, text.split(",")) if item]
+    return _json(_option(name), text) if _is_list(field) or _is_object(field) else text
+
+
+def _is_list(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) is list
+
+
+def _is_object(field: FieldInfo) -> bool:
+    kinds = [field.annotation, *get_args(field.annotation)]  # of `X | None`, too
+    return any(get_origin(kind) is dict or (isinstance(kind, type) and issubclass(kind, BaseModel)) for kind in kinds)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def _help(field: FieldInfo) -> str:
     choices = [str(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]
     allowed = f" One of: {', '.join(choices)}." if choices else ""
+    if _is_list(field):
+        allowed = " With commas between them, or a JSON list."
+    elif _is_object(field):
+        allowed = " A JSON object."
     return f"{field.description}{allowed} (default: {field.default!r})".replace("%", "%%")
 
 

@@ -243,13 +243,25 @@ def photograph(source: Picture, width: int, height: int, rng: Generator) -> Pict
 def make_demo(folder: Path, images: int = 1600, size: int = 192, seed: int = 0) -> dict[str, Any]:
     """Write the demo data set, or do nothing where `folder` already holds the same one.
 
-    images: files in all class folders together, at least 300. size: about the longer side in pixels.
-    Returns the number of images, of each class, photographs, unreadable files and duplicates. The same seed
-    gives the same bytes and modification times. The folder appears whole or not at all.
-    Raises ParamsError for too small a set, DataError where the folder holds anything else.
+    The folder appears whole or not at all.
+
+    Args:
+        folder: where it goes.
+        images: files in all class folders together, at least 300.
+        size: about the longer side in pixels.
+        seed: the same one gives the same bytes and modification times.
+
+    Returns:
+        The number of images, of each class, photographs, unreadable files and duplicates.
+
+    Raises:
+        ParamsError: too small a set, or a seed below zero.
+        DataError: the folder holds anything else.
     """
     if images < MIN_IMAGES or size < 32:
         raise ParamsError(f"The demo data set needs at least {MIN_IMAGES} images of 32 pixels; got {images} of {size}.")
+    if seed < 0:
+        raise ParamsError(f"The demo data set's seed is {seed}; expected 0 or more.")
     folder = Path(os.path.abspath(folder))
     made = {"version": VERSION, "images": images, "size": size, "seed": seed}
     if folder.exists():

@@ -100,12 +100,16 @@ def main(words: list[str]) -> int:
         raise ParamsError(
             f"--days {options.days}: expected 1 or more, so that no run that goes on loses its artifacts."
         )
+    try:
+        before = datetime.now(UTC) - timedelta(days=options.days)
+    except OverflowError:
+        raise ParamsError(f"--days {options.days}: expected fewer; so long ago there was no year 1 yet.") from None
     store = open_store(options.store)
     root = store.local_path("")
     if root is not None and not root.is_dir():
         raise NotFound(f"There is no store at {store.uri}: expected a folder. Name it with --store, or GESSO_STORE.")
 
-    garbage = find(store, datetime.now(UTC) - timedelta(days=options.days))
+    garbage = find(store, before)
     if options.delete:
         garbage = remove(store, garbage)
     for line in _lines(garbage, options.verbose):

@@ -4,7 +4,7 @@
     gesso reproduce RUN --into FOLDER     # makes each artifact anew from the run's record, and compares byte for byte
 
 RUN is the run's id, as Airflow shows it. Both print a line for each artifact and end with status 1 where one is not as
-it was. `reproduce` works in a store of its own, and changes nothing in the other. A data set in a bucket that keeps
+it was. `reproduce` works in an empty store, and changes nothing in the other. A data set in a bucket that keeps
 versions is seen as it was then; in another it must not have changed since. The same bytes are promised for the same
 code and libraries on the same kind of machine; where these differ, the line says so.
 """
@@ -23,7 +23,7 @@ from typing import Any
 
 from tasks.core.artifacts import MANIFEST, Artifact, file_sha256
 from tasks.core.champion import Champion, champion_key, move_champion, read_champion
-from tasks.core.errors import GessoError, NotFound, ParamsError
+from tasks.core.errors import DataError, GessoError, Interrupted, NotFound, ParamsError
 from tasks.core.ledger import NO_REVIEW
 from tasks.core.params import Section
 from tasks.core.runs import Record, artifacts_of, instance_name, read_record
@@ -54,19 +54,26 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--dag", default="retrain", help="the DAG that it is a run of (default: %(default)s)")
     parser.add_argument("--store", default=settings().store_uri, help="where its artifacts are (default: %(default)s)")
     if command == "reproduce":
-        parser.add_argument("--into", help="store for what is made anew (default: below GESSO_HOME)")
+        parser.add_argument("--into", help="empty store for what is made anew (default: below GESSO_HOME)")
     options = parser.parse_args(rest)
     store = open_store(options.store)
     try:
         record = read_record(store, options.dag, options.run)
     except NotFound:
         raise ParamsError(f"{store.uri} has no record of a run {options.run!r} of {options.dag}.") from None
+    if not any(record["steps"].get(step) for step in NAMES):
+        raise DataError(f"No step of the run {options.run!r} has ended: there is nothing to {command}.")
     if command == "verify":
         lines = verify(store, record)
     else:
         into = open_store(options.into or settings().home.absolute() / "reproduced" / options.run)
         if into.uri == store.uri:
             raise ParamsError("--into names the run's own store: there the artifacts would be found, not made anew.")
+        if any(True for _ in into.list()):
+            raise ParamsError(
+                f"{into.uri} is not empty: what is there would be found, not made anew. Name an empty folder or prefix "
+                f"with --into, or remove what an earlier attempt left there."
+            )
         print(f"Into {into.uri}", flush=True)
         lines = reproduce(store, record, into)
     different = 0
@@ -96,6 +103,8 @@ def reproduce(store: Store, record: Record, into: Store) -> Iterator[Line]:
         try:
             with redirect_stdout(_Quiet()):
                 made = _make_anew(artifact, record, anew, into)
+        except Interrupted:
+            raise Interrupted(f"It was told to stop. Run again into an empty store: {into.uri} is none now.") from None
         except GessoError as error:
             yield Line(name, f"it can't be made anew: {error}")
             continue

@@ -123,7 +123,7 @@ def _range(scores: Sequence[float]) -> tuple[float, float]:
     """The part of 0 to 1 that holds the scores, its ends multiples of a tenth."""
     if not scores:
         return 0.0, 1.0
-    low = int(min(scores) * 10) / 10
+    low = min(0.9, int(min(scores) * 10) / 10)
     return low, min(1.0, max(low + 0.1, -(-max(scores) * 10 // 1) / 10))
 
 

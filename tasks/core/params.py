@@ -35,7 +35,10 @@ Architecture = Literal[
 
 
 def _in_utc(value: datetime) -> datetime:
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("In UTC it is not in the years 1 to 9999") from None
 
 
 Instant = Annotated[datetime, AfterValidator(_in_utc)]
@@ -69,9 +72,8 @@ def _sentence(model: type[BaseModel], error: dict[str, Any]) -> str:
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         return f"There is no param {name!r}. There are: {', '.join(sorted(model.model_fields))}."
-    if not name:
-        return f"{error['msg'].removeprefix('Value error, ')}."
-    return f"{name} = {error['input']!r}: {error['msg']}."
+    said = error["msg"].removeprefix("Value error, ")
+    return f"{name} = {error['input']!r}: {said}." if name else f"{said}."
 
 
 def _param(
@@ -391,10 +393,46 @@ class PromoteParams(PromoteShared):
     approval: Answer | None = Field(None, description="What was answered, where somebody had to be asked.")
 
 
+SEARCHED = {
+    name: field.annotation
+    for name, field in TrainShared.model_fields.items()
+    if name not in {*Seeded.model_fields, *Sized.model_fields, "weights", "precision", "xla", "steps_per_execution"}
+}
+"""The params that may be searched, and their types: those that shape a training, on the same images and device."""
+
+
+def _searchable(space: dict[str, Any]) -> dict[str, Any]:
+    """A space with each listed value as the training takes it: 5 for "5"."""
+    search.check(space, SEARCHED, _as_taken)
+    taken = {
+        name: values if isinstance(values, Mapping) else [_as_taken(name, value) for value in values]
+        for name, values in space.items()
+    }
+    for name, values in taken.items():
+        if not isinstance(values, Mapping) and (twice := _repeated(values)):
+            raise ParamsError(f"search: {name} = {space[name]!r} names {twice[0]!r} twice.")
+    return taken
+
+
+def _as_taken(name: str, value: Any) -> Any:
+    taken = getattr(TrainShared.of({name: value}), name)
+    return value if value == taken else taken  # 0 stays 0, not 0.0: the report's key holds it as it was given
+
+
+def _each_once(values: list[str]) -> list[str]:
+    if twice := _repeated(values):
+        raise ValueError(f"It names {twice[0]!r} twice")
+    return values
+
+
+def _repeated(values: list[Any]) -> list[Any]:
+    return [value for place, value in enumerate(values) if value in values[:place]]
+
+
 class ReportParams(Sized, Lasting):
     """What is to be trained: the report of a dry run says what that would cost."""
 
-    architectures: list[Architecture] = _param(
+    architectures: Annotated[list[Architecture], AfterValidator(_each_once)] = _param(
         ["residual"],
         "Training",
         "Networks to train; the best by validation goes on.",
@@ -415,7 +453,7 @@ class ReportParams(Sized, Lasting):
         le=20,
         read={"cross-validation": "https://scikit-learn.org/stable/modules/cross_validation.html"},
     )
-    search: dict[str, Any] = _param(
+    search: Annotated[dict[str, Any], AfterValidator(_searchable)] = _param(
         {},
         "Training",
         'Params of the training to search, each with a list of values or a range: {"learning_rate": {"low": 0.001, '
@@ -434,13 +472,6 @@ class ReportParams(Sized, Lasting):
         0.0, "Training", "Price of an hour on the machine that trains, in your currency. 0: not known.", ge=0
     )
 
-
-SEARCHED = {
-    name: field.annotation
-    for name, field in TrainShared.model_fields.items()
-    if name not in {*Seeded.model_fields, *Sized.model_fields, "weights", "precision", "xla", "steps_per_execution"}
-}
-"""The params that may be searched, and their types: those that shape a training, on the same images and device."""
 
 MOST_TRAININGS = 1000
 """More mapped tasks than about this Airflow refuses (its `max_map_length`)."""
@@ -518,13 +549,11 @@ class Params(
         return params
 
     def check_search(self) -> None:
-        """Check what is to be searched.
+        """Check what is to be searched against the other params.
 
         Raises:
-            ParamsError: a param that can't be searched, a value out of its range, values that contradict one another,
-                too many trainings, or a cross-validation besides.
+            ParamsError: values that contradict one another, too many trainings, or a cross-validation besides.
         """
-        search.check(self.search, SEARCHED, lambda name, value: TrainShared.of({name: value}))
         if self.folds:
             raise ParamsError(
                 f"search and folds = {self.folds} together would train each trial {self.folds + 1} times. Search "

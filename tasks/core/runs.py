@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tasks.core.artifacts import Artifact
-from tasks.core.errors import NotFound, StoreError
+from tasks.core.errors import DataError, NotFound, StoreError
 from tasks.core.params import SEARCHED
 from tasks.core.store import Store
 
@@ -86,15 +86,33 @@ def _key(address: str, step: str) -> str:
 
 
 def read_record(store: Store, dag_id: str, run_id: str) -> Record:
-    """A run's record. Raises `NotFound` before its first step."""
-    record: Record = json.loads(store.get(record_key(dag_id, run_id)))
-    return record
+    """A run's record.
+
+    Raises:
+        NotFound: its first step has not ended.
+        DataError: the record was damaged.
+    """
+    key = record_key(dag_id, run_id)
+    return _parsed(store, key, store.get(key))
+
+
+def _parsed(store: Store, key: str, data: bytes) -> Record:
+    try:
+        record: Record = json.loads(data)
+        record["steps"].items()
+        return record
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"The run's record {store.uri}/{key} can't be read ({type(error).__name__}: {error}). Mend it, or delete "
+            f"it to give up the run's artifacts: each step that runs again then begins it anew."
+        ) from None
 
 
 def change_record(store: Store, dag_id: str, run_id: str, change: Callable[[Record], None]) -> Record:
     """Apply `change` to a run's record, whatever other tasks write to it meanwhile.
 
     Raises:
+        DataError: the record was damaged.
         StoreError: the record was changed by others at every one of fifty tries.
     """
     key = record_key(dag_id, run_id)
@@ -103,7 +121,7 @@ def change_record(store: Store, dag_id: str, run_id: str, change: Callable[[Reco
     for _ in range(50):
         try:
             data, etag = store.get_with_etag(key)
-            record, tag = json.loads(data), etag
+            record, tag = _parsed(store, key, data), etag
         except NotFound:
             record, tag = {"dag_id": dag_id, "run_id": run_id, "steps": {}}, None
         change(record)

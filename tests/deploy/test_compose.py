@@ -1,4 +1,4 @@
-"""docker-compose.yaml as `docker compose config` reads it: no engine is needed, only the client."""
+"""docker-compose.yaml as it stands, and as `docker compose config` reads it: no engine is needed, only the client."""
 
 import json
 import re
@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from include.make_env import make_env
 from include.pods import PodSettings
+from tasks.core.settings import Settings
+from tests.conftest import ROOT
 from tests.deploy.stack import compose
 
 
@@ -22,12 +25,11 @@ def has_compose() -> bool:
     )
 
 
-pytestmark = pytest.mark.skipif(not has_compose(), reason="wants docker compose: not on PATH")
-
-
 @pytest.fixture
 def env(tmp_path: Path) -> Path:
-    """A folder with a .env of the test's own."""
+    """A folder with a .env of the test's own, for docker compose to read."""
+    if not has_compose():
+        pytest.skip("wants docker compose: not on PATH")
     make_env(tmp_path / ".env")
     return tmp_path
 
@@ -39,9 +41,9 @@ def services(env: Path, **settings: str) -> dict[str, Any]:
     return found
 
 
-def test_without_secrets_it_refuses_and_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / ".env").touch()
-    done = compose(tmp_path, "config")
+def test_without_secrets_it_refuses_and_says_what_to_do(env: Path) -> None:
+    (env / ".env").write_text("")
+    done = compose(env, "config")
     assert done.returncode != 0
     assert re.search(r"required variable \w+ is missing a value: run make env", done.stderr)
 
@@ -108,6 +110,30 @@ def test_a_kubeconfig_sends_training_to_its_cluster(env: Path) -> None:
         assert environment["GESSO_POD_KUBECONFIG"] == mounted["target"]
         assert mounted["read_only"] is True
         assert named.items() <= environment.items()
+
+
+#: Settings that .env can't give: two are folders on the volume `work`, one is a port of this machine.
+NOT_PASSED = {"GESSO_HOME", "GESSO_SCRATCH", "GESSO_PORT"}
+
+
+def test_every_setting_is_passed_and_means_what_it_means_elsewhere() -> None:
+    text = (ROOT / "docker-compose.yaml").read_text()
+    passed = {name for name in yaml.safe_load(text)["x-airflow"]["environment"] if name.startswith("GESSO_")}
+    known = {f"GESSO_{name.upper()}" for name in Settings.model_fields}
+    assert passed == known - NOT_PASSED | {f"GESSO_POD_{name.upper()}" for name in PodSettings.model_fields}
+    for name, read in re.findall(r"([\w-]+): .*?\$\{(GESSO_\w+)", text):
+        assert read == name or read not in passed, f"{name} reads {read}"
+
+
+def test_settings_in_env_reach_the_containers_and_what_is_not_set_stays_so(env: Path) -> None:
+    given = {"GESSO_WORKERS": "3", "GESSO_RETRY_SECONDS": "5", "GESSO_ATTENDED": "no"}
+    here = services(env)["scheduler"]["environment"]
+    assert not any(here[name] for name in given)
+    with (env / ".env").open("a") as file:
+        file.writelines(f"{name}={value}\n" for name, value in given.items())
+    found = services(env, COMPOSE_PROFILES="celery", GESSO_CELERY_WORKERS="5")
+    assert given.items() <= found["worker"]["environment"].items()
+    assert found["worker"]["deploy"]["replicas"] == 5
 
 
 def test_make_env_makes_strong_secrets_once(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """include/kubernetes: what can be said without a cluster, and what a cluster says."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from include.pods import PodSettings, pod_defaults
+from tests.conftest import ROOT
 from tests.deploy.conftest import MANIFESTS as FOLDER
 from tests.deploy.conftest import kubectl
 
@@ -22,6 +24,12 @@ def manifests(kind: str) -> dict[str, Any]:
 def test_every_manifest_is_applied() -> None:
     named = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())["resources"]
     assert sorted(named) == sorted(file.name for file in FOLDER.glob("*.yaml") if file.name != "kustomization.yaml")
+
+
+def test_files_that_deployments_name_are_there() -> None:
+    for file in (ROOT / "docker-compose.yaml", *(ROOT / "include").rglob("*.yaml")):
+        named = re.findall(r"\b(?:dags|docs|include|tasks)/[\w./-]*\w\.\w+", file.read_text())
+        assert [path for path in named if not (ROOT / path).exists()] == [], file
 
 
 def test_airflow_may_do_what_a_pod_operator_does_and_no_more() -> None:

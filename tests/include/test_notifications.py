@@ -1,6 +1,8 @@
 """Word of a run's end, by a real mail server and a real web hook."""
 
 import asyncio
+import json
+import socket
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -72,6 +74,24 @@ def test_a_late_run_is_told_of(store: LocalStore, received: Received) -> None:
     asyncio.run(tell_late({"dag_run": {"dag_id": "retrain", "dag_run_id": "slow"}}))
     assert all("retrain slow: late\n" in each and "within 6 hours" in each for each in received)
     assert len(received) == 2
+
+
+@pytest.mark.parametrize(("broken", "other"), [("SMTP_DEFAULT", "slack"), ("SLACKWEBHOOK_DEFAULT", "mail")])
+def test_one_way_that_fails_keeps_no_other_from_being_tried(
+    store: LocalStore, received: Received, monkeypatch: pytest.MonkeyPatch, broken: str, other: str
+) -> None:
+    with socket.socket() as nobody:  # bound, and listening to no one
+        nobody.bind(("127.0.0.1", 0))
+        host, port = nobody.getsockname()
+        extra = {"disable_ssl": True, "disable_tls": True, "from_email": "gesso@example.org", "retry_limit": 0}
+        connection = {"conn_type": "smtp", "host": host, "port": port, "extra": extra}
+        if other == "mail":
+            connection = {"conn_type": "slackwebhook", "password": f"http://{host}:{port}/services/hook"}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{broken}", json.dumps(connection))
+        report(store, "run 1", verdict="HOLD", images=10)
+        with pytest.raises(OSError, match="refused"):  # Airflow writes it into its log
+            tell_success(context("run 1"))
+    assert [each.split(":")[0] for each in received] == [other]
 
 
 def test_without_connections_and_where_nothing_was_new_nothing_is_told(

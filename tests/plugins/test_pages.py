@@ -13,6 +13,7 @@ import pytest
 from airflow import plugins_manager
 from fastapi.testclient import TestClient
 
+from include.pages.history import HEIGHT, Line, chart
 from tasks.core.champion import Champion, move_champion
 from tasks.core.ledger import Overruling, load_review, read_review, save_review
 from tasks.core.runs import record_failure
@@ -433,6 +434,16 @@ def test_the_history_marks_what_is_in_use(browser: Browser, make_run: Make, stor
     assert page.count('class="in-use"') == 1
     assert (page.count('class="promoted"'), page.count('class="held"')) == (1, 1)
     assert page.count('class="bar-images"') == 3
+
+
+@pytest.mark.parametrize("scores", [[1.0, 1.0], [0.0, 0.0], [0.95, 1.0], [0.0, 1.0], [0.789]])
+def test_the_history_draws_any_score(scores: list[float]) -> None:
+    shown = [Line(f"run {score}", "", "manual", score, 64, 6, 1.0, "HOLD", False) for score in scores]
+    drawn = chart(shown)
+    assert drawn is not None
+    assert all(10 <= mark["y"] <= HEIGHT - 10 for mark in drawn["marks"])
+    low, middle, high = (tick["value"] for tick in drawn["scores"])
+    assert 0 <= low < middle < high <= 1
 
 
 def test_a_dag_without_runs_has_an_empty_history(browser: Browser) -> None:

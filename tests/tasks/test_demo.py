@@ -228,6 +228,8 @@ def test_what_is_there_is_not_overwritten(tmp_path: Path, there: str) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_too_small_a_set_is_refused(tmp_path: Path) -> None:
+def test_too_small_a_set_and_a_seed_below_zero_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="at least 300 images"):
         make_demo(tmp_path / "set", images=20)
+    with pytest.raises(ParamsError, match="seed is -1"):
+        make_demo(tmp_path / "set", seed=-1)

@@ -373,6 +373,12 @@ def test_where_a_record_can_not_be_read_nothing_goes(home: Path, what: str, cont
     assert keys(store) == {key, "failed/a"}
 
 
+@pytest.mark.parametrize("days", ["1000000", "10000000000"])
+def test_days_before_all_years_are_refused(home: Path, days: str) -> None:
+    with pytest.raises(ParamsError, match=f"--days {days}: expected fewer"):
+        gc.main(["--days", days])
+
+
 def age_all(store: Store) -> None:
     assert isinstance(store, LocalStore)
     for path in store.root.rglob("*"):

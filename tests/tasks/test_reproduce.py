@@ -1,5 +1,8 @@
 """A past run, hashed again and made anew: what is equal, what is not, and why."""
 
+import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +11,10 @@ import numpy as np
 import pytest
 
 from tasks.__main__ import main
-from tasks.core.artifacts import Artifact
+from tasks.core.artifacts import MANIFEST, Artifact
 from tasks.core.champion import Champion, move_champion, read_champion
-from tasks.core.runs import change_record
+from tasks.core.errors import TRY_AGAIN, DataError
+from tasks.core.runs import change_record, record_failure
 from tasks.core.step import NAMES
 from tasks.core.store import LocalStore
 from tests.drawings import KINDS, flat_drawings
@@ -88,7 +92,8 @@ def test_a_run_that_is_not_there_and_a_store_that_will_not_do(
 ) -> None:
     assert main(["verify", "tuesday"]) == 2
     assert "has no record of a run 'tuesday' of retrain" in capsys.readouterr().err
-    change_record(store, "retrain", "wednesday", lambda record: record.update(params={}))
+    entry = {"artifact": f"{store.uri}/artifacts/snapshot/{'0' * 32}"}
+    change_record(store, "retrain", "wednesday", lambda record: record["steps"].update(snapshot=[entry]))
     assert main(["reproduce", "wednesday", "--into", store.uri]) == 2
     assert "--into names the run's own store" in capsys.readouterr().err
 
@@ -98,3 +103,67 @@ def test_a_removed_artifact_is_told_of(store: LocalStore, capsys: pytest.Capture
     change_record(store, "retrain", "monday", lambda record: record["steps"].update(scan=[{"artifact": gone}]))
     assert main(["verify", "monday"]) == 1
     assert said(capsys) == {"scan": "DIFFERENT  it was removed"}
+
+
+def test_a_run_of_which_no_step_has_ended_is_not_said_to_be_as_it_was(
+    store: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record_failure(store, "retrain", "monday", "snapshot", "There are no images.")
+    for command in ("verify", "reproduce"):
+        assert main([command, "monday"]) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert f"No step of the run 'monday' has ended: there is nothing to {command}." in said.err
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b'{"steps": 3}', b"{}"])
+def test_a_damaged_record_is_explained_and_kept(
+    content: bytes, store: LocalStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.put("runs/retrain/monday.json", content)
+    assert main(["verify", "monday"]) == 1
+    assert "runs/retrain/monday.json can't be read (" in capsys.readouterr().err
+    with pytest.raises(DataError, match="Mend it, or delete it to give up the run's artifacts"):
+        record_failure(store, "retrain", "monday", "snapshot", "There are no images.")
+    assert store.get("runs/retrain/monday.json") == content
+
+
+@pytest.fixture
+def recorded(store: LocalStore) -> None:
+    """A run "monday" of which a snapshot is there."""
+    key = "0" * 32
+    store.put(f"artifacts/snapshot/{key}/{MANIFEST}", json.dumps({"step": "snapshot", "key": key}).encode())
+    entry = {"artifact": f"{store.uri}/artifacts/snapshot/{key}"}
+    change_record(store, "retrain", "monday", lambda record: record["steps"].update(snapshot=[entry]))
+
+
+@pytest.mark.parametrize("into", [[], ["--into", "anew"]], ids=["by itself", "--into"])
+def test_where_an_earlier_attempt_left_something_nothing_is_found_and_called_equal(
+    into: list[str],
+    recorded: None,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    left = (tmp_path / "anew" if into else home / "reproduced" / "monday") / "remembered" / "scan" / "rows"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"rows")
+    assert main(["reproduce", "monday", *into]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"{left.parents[2]} is not empty" in said.err
+    assert "Name an empty folder or prefix with --into" in said.err
+    assert left.read_bytes() == b"rows"
+
+
+def test_told_to_stop_it_stops(
+    recorded: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("tasks.reproduce._make_anew", stop)
+    assert main(["reproduce", "monday"]) == TRY_AGAIN
+    assert "It was told to stop. Run again into an empty store" in capsys.readouterr().err

@@ -2,8 +2,9 @@ from typing import Any, get_args
 
 import pytest
 
+from tasks.core.artifacts import canonical
 from tasks.core.errors import ParamsError
-from tasks.core.params import PRESETS, Architecture, Params, SnapshotParams, TrainParams
+from tasks.core.params import PRESETS, Architecture, Params, ReportParams, SnapshotParams, TrainParams
 
 
 def test_a_given_value_wins_over_the_preset_and_the_preset_over_the_default() -> None:
@@ -38,6 +39,9 @@ def test_every_preset_can_be_used(preset: str) -> None:
         ),
         ({"schedule": "cosine", "epochs": 5, "warmup_epochs": 5}, "warmup_epochs = 5 leaves none of epochs = 5"),
         ({"as_of": "yesterday"}, "as_of = 'yesterday'"),
+        ({"as_of": "0001-01-01T00:00:00+05:00"}, "as_of = '0001-.*: In UTC it is not in the years 1 to 9999"),
+        ({"as_of": "9999-12-31T23:00:00-05:00"}, "as_of = '9999-.*: In UTC it is not in the years 1 to 9999"),
+        ({"architectures": ["vgg", "residual", "vgg"]}, "architectures = .*: It names 'vgg' twice"),
     ],
 )
 def test_a_param_that_can_not_be_used_is_named(given: dict[str, object], message: str) -> None:
@@ -57,6 +61,8 @@ SPACE = {"learning_rate": {"low": 0.001, "high": 0.1}, "optimizer": ["sgd", "ada
         ({"search": {"learning_rate": []}}, "learning_rate = \\[\\] is neither a list of values nor a range"),
         ({"search": {"learning_rate": [0.1, 20]}}, "search: learning_rate = 20: .*less than or equal to 10"),
         ({"search": {"learning_rate": [0.1, 0.1]}}, "search: learning_rate = .* names a value twice"),
+        ({"search": {"epochs": ["5", 5]}}, r"search: epochs = \['5', 5\] names 5 twice"),
+        ({"search": {"augment": ["yes", True]}}, r"search: augment = \['yes', True\] names True twice"),
         ({"search": {"learning_rate": {"low": 0, "high": 1}}}, "search: learning_rate = 0: .*greater than 0"),
         ({"search": {"learning_rate": {"low": 1, "high": 0.1}}}, "low must be a number less than high"),
         ({"search": {"learning_rate": {"low": "a", "high": "b"}}}, "low must be a number less than high"),
@@ -131,6 +137,23 @@ def test_ranges_of_whole_numbers_give_whole_numbers_and_narrow_ones_are_even() -
     assert 8 <= min(sizes) < 11
     assert 100 < max(sizes) <= 128
     assert 0.4 < sum(momenta) / len(momenta) < 0.5
+
+
+def test_searched_values_are_what_the_training_takes_them_for() -> None:
+    space = {"epochs": ["5", 10], "augment": ["yes", "no"]}
+    params = Params.of({"schedule": "cosine", "search": space, "architectures": ["vgg"], "epochs": 10})
+    assert params.search == {"epochs": [5, 10], "augment": [True, False]}
+    assert {"architecture": "vgg", "epochs": 10, "augment": True} not in params.trainings(), "it is the run's own"
+    assert len(params.trainings()) == 4
+    assert ReportParams.of({"search": space}).search == params.search
+    with pytest.raises(ParamsError, match="search: epochs = 5 is neither"):
+        ReportParams.of({"search": {"epochs": 5}})
+
+
+def test_a_searched_value_that_needs_no_change_keeps_the_reports_key() -> None:
+    space = {"momentum": [0, 0.9], "augment": [1, 0], "mixup": {"low": 0, "high": 1}}
+    key = canonical(Params.of({"search": space}).section(ReportParams).for_key()["search"])
+    assert key == b'{"augment":[1,0],"mixup":{"high":1,"low":0},"momentum":[0,0.9]}'
 
 
 def test_a_section_holds_what_its_step_reads_and_no_more() -> None:
