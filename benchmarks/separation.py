@@ -209,7 +209,7 @@ def remixed(
     bench: Bench, hosts: Sequence[str], guests: Sequence[str]
 ) -> Iterator[tuple[str, str | None, npt.NDArray[np.intp], npt.NDArray[Any]]]:
     """Other data sets made of this one, at the ends of what is asked: what was done, the class in question (None: all),
-    rows, classes. The same is done in several draws.
+    rows, classes. Where photographs or drawings of a class are drawn at random, there are several draws.
     """
     everything = np.arange(len(bench.photo))
     many = sorted(bench.contaminated(), key=lambda name: -int((bench.photo & (bench.classes == name)).sum()))

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 from kubernetes.client import models as k8s
 from kubernetes.client.exceptions import ApiException
 
-from tasks.core.errors import TRY_AGAIN, WORDS
+from tasks.core.errors import GO_ON, TRY_AGAIN, WORDS
 
 if TYPE_CHECKING:
     from include.pods import PodSettings
-
-GO_ON = "The next try goes on from its checkpoint."
 
 
 def explain(pod: k8s.V1Pod | None, failure: Exception | None, pods: "PodSettings") -> tuple[str, bool]:

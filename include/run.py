@@ -16,7 +16,7 @@ from typing import Any
 from include.environment import ROOT, airflow_environment, airflow_home
 from include.steps import DONE, FAILED
 from tasks.core.artifacts import PROGRESS, Artifact
-from tasks.core.errors import GessoError, ParamsError
+from tasks.core.errors import WORDS, GessoError, ParamsError
 from tasks.core.local_store import explained
 from tasks.core.params import PRESETS, Params
 from tasks.core.runs import read_record
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with explained("make run"):
             return _run(_conf(options))
     except GessoError as error:
-        print(f"gesso: {error}", file=sys.stderr)
+        print(f"{WORDS}{error}", file=sys.stderr)
         return error.exit_status
 
 

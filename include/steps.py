@@ -22,7 +22,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from include.assets import champion_changed, tell_lineage
 from tasks.core.artifacts import Artifact
-from tasks.core.errors import TRY_AGAIN, WORDS, GessoError, Interrupted
+from tasks.core.errors import GO_ON, TRY_AGAIN, WORDS, GessoError, Interrupted
 from tasks.core.params import Params, Section
 from tasks.core.runs import Record, change_record, forget_failure, instance_name, is_drawn, record_failure
 from tasks.core.settings import settings
@@ -283,7 +283,7 @@ def _failure(name: str, status: int, words: str, last: str) -> GessoError:
     ended = f"ended with status {status}" if status > 0 else f"was killed by {signal.Signals(-status).name}"
     memory = ", perhaps for want of memory: a smaller batch_size or image_size needs less" if status == KILLED else ""
     said = f" Its last line: {last}" if last else ""
-    return Interrupted(f"The process of {name} {ended}{memory}. The next try goes on from its checkpoint.{said}")
+    return Interrupted(f"The process of {name} {ended}{memory}. {GO_ON}{said}")
 
 
 def _record(

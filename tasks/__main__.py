@@ -22,7 +22,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tasks.core.errors import GessoError, Interrupted, ParamsError
+from tasks.core.errors import WORDS, GessoError, Interrupted, ParamsError
 from tasks.core.local_store import explained
 from tasks.core.settings import settings
 from tasks.core.step import NAMES, Step, execute, load
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _stoppable(), explained(words[0] if words else "--help"):
             return _run(words)
     except GessoError as error:
-        print(f"gesso: {error}", file=sys.stderr)
+        print(f"{WORDS}{error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("gesso: stopped; nothing half-done was kept.", file=sys.stderr)

@@ -198,7 +198,8 @@ class ClusterParams(Seeded):
     unsure_threshold: float = _param(
         0.5,
         "Cleaning",
-        "From this probability on an image is unsure: kept, and shown for review.",
+        "From this probability on an image is unsure: kept, and shown for review. So is, in a class in which no "
+        "photographs are found, one that looks like a photograph all the same.",
         ge=0,
         le=1,
     )
@@ -403,15 +404,7 @@ SEARCHED = {
 
 def _searchable(space: dict[str, Any]) -> dict[str, Any]:
     """A space with each listed value as the training takes it: 5 for "5"."""
-    search.check(space, SEARCHED, _as_taken)
-    taken = {
-        name: values if isinstance(values, Mapping) else [_as_taken(name, value) for value in values]
-        for name, values in space.items()
-    }
-    for name, values in taken.items():
-        if not isinstance(values, Mapping) and (twice := _repeated(values)):
-            raise ParamsError(f"search: {name} = {space[name]!r} names {twice[0]!r} twice.")
-    return taken
+    return search.checked(space, SEARCHED, _as_taken)
 
 
 def _as_taken(name: str, value: Any) -> Any:
@@ -420,13 +413,9 @@ def _as_taken(name: str, value: Any) -> Any:
 
 
 def _each_once(values: list[str]) -> list[str]:
-    if twice := _repeated(values):
+    if twice := search.repeated(values):
         raise ValueError(f"It names {twice[0]!r} twice")
     return values
-
-
-def _repeated(values: list[Any]) -> list[Any]:
-    return [value for place, value in enumerate(values) if value in values[:place]]
 
 
 class ReportParams(Sized, Lasting):

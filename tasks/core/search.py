@@ -26,17 +26,18 @@ WIDE = 10
 """From this ratio of its ends on, a range above zero is searched by its logarithm."""
 
 
-def check(space: Space, kinds: Mapping[str, Any], check_value: Callable[[str, Any], object]) -> None:
-    """Check a space.
+def checked(space: Space, kinds: Mapping[str, Any], taken: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """A space, checked, with each listed value as the param takes it.
 
     Args:
         space: what is to be searched.
         kinds: the type of each param that may be searched.
-        check_value: raises `ParamsError` for a value that the param doesn't take.
+        taken: a param's value as it takes it: 5 for "5". Raises `ParamsError` for one that it doesn't take.
 
     Raises:
         ParamsError: says which entry is wrong, and what is allowed.
     """
+    found: dict[str, Any] = {}
     for name, values in space.items():
         if name not in kinds:
             raise ParamsError(f"search: {name!r} can't be searched. What can: {', '.join(kinds)}.")
@@ -46,13 +47,19 @@ def check(space: Space, kinds: Mapping[str, Any], check_value: Callable[[str, An
             raise ParamsError(
                 f'search: {name} = {values!r} is neither a list of values nor a range {{"low": …, "high": …}}.'
             )
-        elif len(set(map(repr, values))) < len(values):
-            raise ParamsError(f"search: {name} = {values!r} names a value twice.")
-        for value in ends(values):
-            try:
-                check_value(name, value)
-            except ParamsError as error:
-                raise ParamsError(f"search: {error}") from None
+        try:
+            each = [taken(name, value) for value in ends(values)]
+        except ParamsError as error:
+            raise ParamsError(f"search: {error}") from None
+        found[name] = values if isinstance(values, Mapping) else each
+        if twice := repeated(each):
+            raise ParamsError(f"search: {name} = {values!r} names {twice[0]!r} twice.")
+    return found
+
+
+def repeated(values: Sequence[Any]) -> list[Any]:
+    """Each value that stands before, too."""
+    return [value for place, value in enumerate(values) if value in values[:place]]
 
 
 def _check_range(name: str, values: Mapping[str, Any], kind: Any) -> None:

@@ -202,7 +202,7 @@ def test_the_ledger_is_filtered_and_paged(browser: Browser, make_run: Make) -> N
     def shown(**query: Any) -> tuple[str, list[str]]:
         page = client.get(address(f"{RUN}/ledger"), params=query).text
         assert "<img src=x" not in page
-        keys = [html.unescape(key) for key in re.findall(r'name="row" value="\d+"> <bdi>([^<]*)</bdi>', page)]
+        keys = [html.unescape(key) for key in re.findall(r'name="row" value="\d+"[^>]*> <bdi>([^<]*)</bdi>', page)]
         return text(page), keys
 
     assert len(shown()[1]) == 60
@@ -210,6 +210,14 @@ def test_the_ledger_is_filtered_and_paged(browser: Browser, make_run: Make) -> N
     pages = [shown(page=page)[1] for page in (1, 2, 3, 4)]
     assert [key for keys in pages for key in keys] == ledger["key"].tolist()
     assert shown(page=99)[1] == shown(page=-1, **{"class": ""})[1] or shown(page=99)[1] == pages[-1]
+    left_out = client.get(address(f"{RUN}/ledger"), params={"decided_by": "validation"}).text
+    assert (
+        left_out.count('type="checkbox"')
+        == left_out.count(" disabled title=")
+        == min(60, (ledger["decided_by"] == "validation").sum())
+        > 0
+    )
+    assert " disabled title=" not in client.get(address(f"{RUN}/ledger"), params={"decided_by": "clustering"}).text
     for query, wanted in [
         ({"class": HOSTILE}, ledger["class"] == HOSTILE),
         ({"verdict": "photo"}, ledger["verdict"] == "photo"),

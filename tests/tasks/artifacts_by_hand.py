@@ -217,7 +217,8 @@ def _resampled(store: LocalStore, folder: Path, images: pd.DataFrame, kept: pd.D
     ledger.loc[ledger["key"].isin(photo_keys), "verdict"] = "photo"
     ledger["part"] = np.where(ledger["verdict"] == "kept", "train", "")
     ledger["copies"] = (ledger["part"] == "train").astype("int32")
-    ledger["decided_by"], ledger["photo_probability"] = "clustering", 0.1
+    asked = ledger["verdict"].isin(["kept", "photo"])
+    ledger["decided_by"], ledger["photo_probability"] = np.where(asked, "clustering", "validation"), 0.1
     out.table("ledger.parquet", ledger)
     write_csv(ledger, out.path("ledger.csv"))
     used = ledger.loc[ledger["verdict"] == "kept"].groupby("class").size()
