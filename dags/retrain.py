@@ -20,7 +20,7 @@ from airflow.sdk import CronDataIntervalTimetable, dag
 
 from include.approval import Approval
 from include.assets import CHAMPION, IMAGES
-from include.form import trigger_form
+from include.form import drop_copies, trigger_form
 from include.notifications import deadline, tell_failure, tell_success
 from include.steps import enough_new, nothing_new, scan_shards, step, trainings
 from tasks.core.settings import settings
@@ -79,4 +79,4 @@ def retrain() -> None:
     )
 
 
-retrain()
+drop_copies(retrain())

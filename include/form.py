@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from airflow.sdk import Param
+from airflow.sdk import DAG, Param
 
 from tasks.core.params import PRESETS, Params, Section
 from tasks.core.settings import settings
@@ -27,6 +27,17 @@ def trigger_form() -> dict[str, Param]:
     by_step = dict.fromkeys(["preset", *(name for each in steps for name in each.model_fields)])
     ordered = sorted(by_step, key=lambda name: SECTIONS.index(fields[name]["section"]))
     return {name: _field(name, fields[name]) for name in ordered}
+
+
+def drop_copies(dag: DAG) -> None:
+    """Leave the run's params to the DAG alone.
+
+    Airflow gives every task a copy of all, and looks them up in the DAG anyhow. The copies are nine tenths of the
+    serialised DAG, and each is checked against its schema whenever the DAG is parsed.
+    """
+    for task in dag.tasks:
+        if not getattr(task, "own_params", ()):
+            task.params = {}
 
 
 def _field(name: str, facts: dict[str, Any]) -> Param:

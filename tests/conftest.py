@@ -5,6 +5,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,18 @@ def store(home: Path) -> LocalStore:
 def run_step(store: LocalStore) -> Callable[..., Artifact]:
     """Runs a real step: run_step("scan", {"snapshot": snapshot}, max_megapixels=1)."""
 
-    def run(name: str, inputs: dict[str, Artifact | list[Artifact]] | None = None, **params: Any) -> Artifact:
-        uris = {
-            given: value.uri if isinstance(value, Artifact) else [each.uri for each in value]
-            for given, value in (inputs or {}).items()
-        }
-        return execute(name, uris, load(name).params.of(params), store.uri).artifact
+    return partial(run_in, store)
 
-    return run
+
+def run_in(
+    store: Store, name: str, inputs: dict[str, Artifact | list[Artifact]] | None = None, **params: Any
+) -> Artifact:
+    """Run a real step in a store."""
+    uris = {
+        given: value.uri if isinstance(value, Artifact) else [each.uri for each in value]
+        for given, value in (inputs or {}).items()
+    }
+    return execute(name, uris, load(name).params.of(params), store.uri).artifact
 
 
 #: A real S3 server's address and keys, where the environment names one: for the tests marked `s3`.

@@ -201,7 +201,6 @@ class Resumable(keras.callbacks.Callback):  # type: ignore[misc]
             return
         variables, counters = list(self._network.variables), {name: self._state[name] for name in ("plateau", "stop")}
         if self._goes_on:
-            trainee.optimizer.build(trainee.trainable_variables)
             variables += trainee.optimizer.variables
         else:
             counters = {"stop": counters["stop"] | {"wait": 0}}
@@ -409,10 +408,12 @@ def _compile(trainee: Trainee, optimizer: Any, execution: devices.Execution, bat
     trainee.compile(
         optimizer=optimizer,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
         jit_compile=execution.xla,
         steps_per_execution=batches.steps_per_execution,
     )
+    # TensorFlow traces a step a second time where the first made variables, and for a deep network that takes seconds.
+    trainee.optimizer.build(trainee.trainable_variables)
 
 
 def _too_large(network: Any, batches: Batches, params: TrainShared, execution: devices.Execution) -> str:

@@ -71,6 +71,10 @@ def test_the_form_has_every_param_and_its_limits(retrain: Any) -> None:
     assert "1 to 1,000. Empty: by the preset (demo 45; quick 80; original 200)." in epochs["description_md"]
 
 
+def test_no_task_but_the_one_that_asks_has_params_of_its_own(retrain: Any) -> None:
+    assert {name: list(task.params) for name, task in retrain.task_dict.items() if task.params} == {"approve": ["note"]}
+
+
 def test_the_form_names_choices_and_says_where_to_read_on(retrain: Any) -> None:
     form = {name: retrain.params.get_param(name).schema for name in retrain.params}
     assert set(form["preset"]["values_display"]) == set(form["preset"]["enum"]) == set(PRESETS)

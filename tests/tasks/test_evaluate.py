@@ -12,6 +12,8 @@ import pytest
 from sklearn.metrics import f1_score
 
 from tasks.core.errors import DataError, GessoError, ParamsError
+from tasks.core.store import LocalStore
+from tests.conftest import run_in
 from tests.tasks.judging import CLASSES, World, make
 
 
@@ -28,12 +30,20 @@ def evaluate(run_step):
     return run
 
 
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A world, and what `evaluate` says of the network that goes by its red channel."""
+    folder = tmp_path_factory.mktemp("judged")
+    world = World(LocalStore(folder / "store"), folder)
+    return world, run_in(world.store, "evaluate", world.judged(world.model("red")))
+
+
 def contents(artifact) -> dict[str, bytes]:
     return {name: artifact.path(name).read_bytes() for name in artifact.names()}
 
 
-def test_scores_are_those_of_the_test_part(world, evaluate):
-    result = evaluate(world, world.model("red"))
+def test_scores_are_those_of_the_test_part(judged):
+    world, result = judged
     predictions = result.table("predictions.parquet")
     test = world.images[world.images["part"] == "test"].sort_values("key")
     assert predictions["key"].tolist() == test["key"].tolist()
@@ -52,8 +62,8 @@ def test_scores_are_those_of_the_test_part(world, evaluate):
     assert result.metrics["macro_f1"] == evaluation["macro"]["f1"]
 
 
-def test_tables_agree_with_each_other(world, evaluate):
-    result = evaluate(world, world.model("red"))
+def test_tables_agree_with_each_other(judged):
+    _, result = judged
     predictions, classwise = result.table("predictions.parquet"), result.table("classwise.parquet")
     confusion = result.table("confusion.parquet")
     assert classwise["class"].tolist() == CLASSES
@@ -73,8 +83,8 @@ def test_tables_agree_with_each_other(world, evaluate):
     assert reliability["images"].sum() == len(predictions)
 
 
-def test_classwise_csv_ends_with_the_averages(world, evaluate):
-    result = evaluate(world, world.model("red"))
+def test_classwise_csv_ends_with_the_averages(judged):
+    _, result = judged
     lines = pd.read_csv(result.path("classwise.csv"), dtype=str, encoding="utf-8-sig")
     assert lines["class"].tolist() == [*CLASSES, "macro average", "all images"]
     macro, overall = lines.iloc[-2], lines.iloc[-1]
@@ -251,8 +261,8 @@ def test_folds_judge_the_labels_of_the_training_part_too(world, evaluate):
     assert set(suspects["part"]) == {"train", "validation", "test"}
 
 
-def test_scores_have_intervals_and_confidence_is_calibrated(world, evaluate):
-    result = evaluate(world, world.model("red"))
+def test_scores_have_intervals_and_confidence_is_calibrated(judged, evaluate):
+    world, result = judged
     evaluation, classwise = result.json("evaluation.json"), result.table("classwise.parquet")
     macro = evaluation["macro"]
     assert macro["f1_low"] < macro["f1"] < macro["f1_high"]
@@ -268,8 +278,8 @@ def test_scores_have_intervals_and_confidence_is_calibrated(world, evaluate):
     assert more["f1_low"] == pytest.approx(macro["f1_low"], abs=0.02)
 
 
-def test_slices_are_those_of_the_test_part(world, evaluate):
-    found = evaluate(world, world.model("red")).table("slices.parquet")
+def test_slices_are_those_of_the_test_part(judged):
+    found = judged[1].table("slices.parquet")
     assert set(found["by"]) == {"cluster", "shorter side", "brightness", "date added", "near duplicates"}
     assert found.loc[found["by"] == "near duplicates", "slice"].tolist() == ["one of a kind"], (
         "the 8 others are too few"
@@ -297,7 +307,8 @@ def test_a_model_of_other_classes_is_refused(world, evaluate):
         evaluate(world, world.model("red", classes=CLASSES[:3]))
 
 
-def test_the_model_card_says_what_it_is_and_where_it_fails(world, evaluate):
+def test_the_model_card_says_what_it_is_and_where_it_fails(judged, evaluate):
+    world, unlicensed = judged
     result = evaluate(world, world.model("red"), licence="CC-BY-4.0")
     text = result.path("model_card.md").read_text()
     assert text.startswith('---\nlicense: "CC-BY-4.0"\npipeline_tag: image-classification\n---\n')
@@ -310,7 +321,7 @@ def test_the_model_card_says_what_it_is_and_where_it_fails(world, evaluate):
     assert "- Weaker classes, by F1:" in limits
     assert "- This data set keeps no versions" in limits
     assert "## Licence\n\nCC-BY-4.0\n" in text
-    assert "Not stated" in evaluate(world, world.model("red")).path("model_card.md").read_text()
+    assert "Not stated" in unlicensed.path("model_card.md").read_text()
 
 
 def test_the_model_card_counts_only_images_that_were_drawn(store, tmp_path, evaluate):

@@ -183,6 +183,16 @@ def test_the_numbers_are_the_same_whichever_way_a_batch_is_fed(tmp_path: Path, p
     assert histories["warped"] == pytest.approx(histories["raw"], rel=1e-3)  # a pixel may be one level off
 
 
+@pytest.mark.skipif(devices.backend() == "jax", reason="it is TensorFlow that traces anew where variables were made")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_step_is_traced_once(tmp_path: Path, pack32, monkeypatch: pytest.MonkeyPatch, optimizer: str, precision: str):
+    traced, call = [], feed.Trainee.call
+    monkeypatch.setattr(feed.Trainee, "call", lambda self, inputs: traced.append(self) or call(self, inputs))
+    fit(tmp_path, pack32, execution=HOST._replace(precision=precision), optimizer=optimizer, batch_size=5, epochs=2)
+    assert len(traced) == 1
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_mixed_precision_learns_what_float32_does(tmp_path: Path, pack32, precision):
     exact, mixed = (
