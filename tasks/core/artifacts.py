@@ -279,7 +279,8 @@ class Output:
     """What a step writes to: a local folder that becomes the artifact when the step is done.
 
     `checkpoint` is where a long step keeps its state meanwhile. `shared` are the files that another artifact of the
-    store holds already, and which of its files each is.
+    store holds already, and which of its files each is. `passing` is what the step met that may be otherwise in a
+    minute: it becomes part of the artifact's key, so that the next run looks again.
     """
 
     folder: Path
@@ -288,6 +289,7 @@ class Output:
     observed: Any = None
     metrics: dict[str, Metric] = field(default_factory=dict)
     shared: dict[str, tuple[Artifact, str]] = field(default_factory=dict)
+    passing: dict[str, Any] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
         """The local path at which to write a file of the artifact; its folder is made."""

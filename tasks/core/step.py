@@ -302,9 +302,11 @@ def execute(
             raise
         except GessoError as error:
             raise type(error)(_with_evidence(str(error), store, f"failed/{name}/{key}", out)) from error
+        if out.passing:
+            made_of["observed"] = {**(observed or {}), **out.passing}
         manifest = {
             "step": name,
-            "key": key,
+            "key": artifact_key(name, **made_of),
             **made_of,
             "metrics": out.metrics,
             "seconds": round(time.monotonic() - started, 3),

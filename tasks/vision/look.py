@@ -151,7 +151,7 @@ def _opened(store: Store, max_pixels: int, each: Listed) -> Row | _Seen:
         return Row("unreadable", f"{each.bytes / 1e6:,.0f} MB, more than an image of the allowed size can have")
     try:
         data, same = _read(store, each)
-    except NotFound:
+    except (NotFound, FileNotFoundError):  # the latter between reading it and asking for its time
         return Row("unreadable", GONE)
     if not same or len(data) != each.bytes:
         return Row("unreadable", CHANGED)

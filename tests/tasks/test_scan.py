@@ -344,6 +344,34 @@ def test_what_vanished_or_changed_since_the_snapshot_is_a_verdict_and_not_rememb
     assert (later.metrics["unreadable"], later.metrics["decoded"]) == (4, 4)
 
 
+def test_what_was_out_of_reach_is_looked_for_again(run_step: RunStep, data: Path, snapshot: Artifact) -> None:
+    (data / "a").rename(data / ".away")
+    away = run_step("scan", {"snapshot": snapshot})
+    assert "gone since the snapshot" in set(away.table("scan.parquet")["error"])
+    assert run_step("scan", {"snapshot": snapshot}).key == away.key, "nothing has changed"
+    (data / ".away").rename(data / "a")
+    back = run_step("scan", {"snapshot": snapshot})
+    assert back.key != away.key
+    assert "gone since the snapshot" not in set(back.table("scan.parquet")["error"])
+    assert run_step("scan", {"snapshot": snapshot}).key == back.key
+
+
+def test_a_file_that_goes_while_it_is_read_is_gone(
+    run_step: RunStep, snapshot: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = LocalStore.get
+
+    def read_and_lose(store: LocalStore, key: str, version: str | None = None) -> bytes:
+        found = get(store, key, version)
+        if key == "a/그림 2.png":
+            (store.root / key).unlink()
+        return found
+
+    monkeypatch.setattr(LocalStore, "get", read_and_lose)
+    errors = run_step("scan", {"snapshot": snapshot}).table("scan.parquet").set_index("key")["error"]
+    assert errors["a/그림 2.png"] == "gone since the snapshot"
+
+
 def test_a_data_set_that_is_away_is_no_verdict_on_its_images(run_step: RunStep, tmp_path: Path) -> None:
     files = {f"{'ab'[number % 2]}/{number}.jpg": b"text" for number in range(12)}
     snapshot = run_step("snapshot", dataset=str(write(tmp_path / "data", files)))

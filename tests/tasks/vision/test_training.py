@@ -238,6 +238,19 @@ def test_the_state_of_another_network_is_refused(tmp_path: Path, pack32, monkeyp
         fit(tmp_path, pack32, "vgg", epochs=1)
 
 
+def test_a_state_of_another_precision_begins_anew(tmp_path: Path, pack32, monkeypatch, capsys):
+    """What `auto` means on one device is not what it means on the next, and float16 has variables of its own."""
+    monkeypatch.setenv("GESSO_CHECKPOINT_SECONDS", "0")
+    settings.cache_clear()
+    fit(tmp_path, pack32, epochs=1, execution=HOST._replace(precision="float16"))
+    _, fitted = fit(tmp_path, pack32, epochs=2)
+    assert len(fitted.history) == 2
+    assert "was computed in float16, not float32: the training begins anew" in capsys.readouterr().out
+    _, resumed = fit(tmp_path, pack32, epochs=3)
+    assert "Going on after epoch 2" in capsys.readouterr().out
+    assert np.array_equal(resumed.history["loss"][:2], fitted.history["loss"])
+
+
 def test_which_batch_fits_into_memory(tmp_path: Path, pack32, monkeypatch):
     """Memory that is used up for every batch of more than two images."""
     import keras
