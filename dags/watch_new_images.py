@@ -10,7 +10,7 @@ params, `min_new_images` among them, are those of `GESSO_PARAMS`.
 **One listing starts one run**, whatever is restarted meanwhile: the run's id is made of the listing.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
@@ -18,6 +18,8 @@ from airflow.sdk import dag, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from include.assets import IMAGES
+from include.notifications import tell_failure
+from tasks.core.settings import settings
 
 
 @dag(
@@ -25,7 +27,13 @@ from include.assets import IMAGES
     start_date=datetime(2026, 1, 4, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    default_args={"owner": "ml-platform"},
+    is_paused_upon_creation=True,
+    default_args={
+        "owner": "ml-platform",
+        "retries": settings().retries,  # what was told once isn't told again
+        "retry_delay": timedelta(seconds=settings().retry_seconds),
+    },
+    on_failure_callback=tell_failure,
     tags=["training"],
     doc_md=__doc__,
 )

@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from asgiref.sync import sync_to_async
 
 from include.links import report_url
-from tasks.core.errors import NotFound
+from tasks.core.errors import GessoError, NotFound
 from tasks.core.runs import Record, read_record
 from tasks.core.settings import settings
 from tasks.core.store import open_store
@@ -37,8 +37,11 @@ def tell_success(context: Any) -> None:
 def tell_failure(context: Any) -> None:
     """Say that a run failed, and why (the DAG's on_failure_callback)."""
     run = context["dag_run"]
-    failed = _record(run).get("failed", {})
-    reasons = [f"{step}: {each['message']}" for step, failures in failed.items() for each in failures]
+    try:
+        failed = _record(run).get("failed", {})
+        reasons = [f"{step}: {each['message']}" for step, failures in failed.items() for each in failures]
+    except GessoError as error:  # the store may be why the run failed
+        reasons = [f"Airflow says: {context['reason']}. The run's record can't be read: {error}"]
     tell(run.dag_id, run.run_id, "failed", "\n".join(reasons) or f"Airflow says: {context['reason']}.")
 
 

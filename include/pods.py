@@ -80,7 +80,9 @@ def pod_defaults(pods: PodSettings) -> dict[str, Any]:
         "namespace": pods.namespace,
         "image": pods.image,
         "image_pull_policy": "IfNotPresent",  # tags are never moved, and a GPU image has gigabytes
-        "image_pull_secrets": [k8s.V1LocalObjectReference(name) for name in pods.image_pull_secrets.split(",") if name],
+        "image_pull_secrets": [
+            k8s.V1LocalObjectReference(name.strip()) for name in pods.image_pull_secrets.split(",") if name.strip()
+        ],
         "service_account_name": pods.service_account,
         "automount_service_account_token": False,  # the work never talks to Kubernetes
         "labels": {"app.kubernetes.io/name": "gesso", "app.kubernetes.io/component": "trainer"},  # for network policies
@@ -123,14 +125,22 @@ def pod_defaults(pods: PodSettings) -> dict[str, Any]:
     }
 
 
+#: What a pod is told as the worker is.
+AS_HERE = (
+    "AWS_DEFAULT_REGION",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    "GESSO_WORKERS",
+)
+
+
 def _environment(pods: PodSettings) -> list[k8s.V1EnvVar]:
     values = {
         "HOME": SCRATCH,  # libraries keep caches there
         "GESSO_HOME": f"{SCRATCH}/gesso",
         "GESSO_CHECKPOINT_SECONDS": f"{settings().checkpoint_seconds:g}",
         "AWS_ENDPOINT_URL": pods.s3_endpoint or os.environ.get("AWS_ENDPOINT_URL"),
-        "AWS_DEFAULT_REGION": os.environ.get("AWS_DEFAULT_REGION"),
-    }
+    } | {name: os.environ.get(name) for name in AS_HERE}
     plain = [k8s.V1EnvVar(name=name, value=value) for name, value in values.items() if value]
     keys = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if pods.secret else ()
     return plain + [
@@ -173,7 +183,10 @@ class StepPod(KubernetesPodOperator):
     def __init__(
         self, *, step: str, inputs: Mapping[str, Any], instance: Mapping[str, Any] | None = None, **options: Any
     ) -> None:
-        super().__init__(**(pod_defaults(pod_settings()) | options))
+        defaults = pod_defaults(pod_settings())
+        if options.get("execution_timeout") == (options.get("default_args") or {}).get("execution_timeout"):
+            options.pop("execution_timeout", None)  # the DAG's, which knows nothing of waiting for a node
+        super().__init__(**(defaults | options))
         self.step, self.inputs, self.instance = step, inputs, instance
         self._ended: k8s.V1Pod | None = None
         self._uri = ""

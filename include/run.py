@@ -72,6 +72,7 @@ def _run(conf: dict[str, Any]) -> int:
     environment = airflow_environment(home) | {
         "GESSO_RETRIES": "0",  # who watches wants the reason, not a retry
         "GESSO_ATTENDED": "no",  # there is no UI in which to answer
+        "GESSO_DEADLINE_HOURS": "0",  # who watches sees it, and `dag.test()` can't end a DAG that has one
     }
     command = [sys.executable, "-m", "include.run", "inside", json.dumps(conf)]
     with (

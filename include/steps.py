@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 from include.assets import champion_changed, tell_lineage
 from tasks.core.artifacts import Artifact
@@ -33,6 +33,9 @@ from tasks.core.use import hold
 #: Steps that run in a process of their own, behind the command line that a pod gets too: what TensorFlow takes of
 #: memory and threads goes with the process.
 APART = ("train",)
+
+#: How long a process that is told to stop may take: enough to send a checkpoint of some 100 MB on its way.
+STOP_SECONDS = 120
 
 #: Status of a process that the kernel, or somebody, killed.
 KILLED = -signal.SIGKILL
@@ -123,7 +126,8 @@ def scan_shards(snapshot: str) -> list[dict[str, int]]:
 
     Their number is a power of two: it changes seldom, and then each shard finds what it remembers in half of one.
     """
-    images = int(str(Artifact.open(snapshot).metrics["images"]))
+    with failing_well("scan_shards"):
+        images = int(str(Artifact.open(snapshot).metrics["images"]))
     shards = 1 << (-(-images // settings().shard_images) - 1).bit_length()
     return [{"shard": shard, "shards": shards} for shard in range(shards)]
 
@@ -197,6 +201,9 @@ def failing_well(name: str, instance: Mapping[str, Any] | None = None) -> Iterat
         raise AirflowFailException(str(error)) from None
     except (AirflowSkipException, AirflowFailException):
         raise
+    except AirflowTaskTimeout:
+        tell_failure(get_current_context(), name, "It took longer than a task may (execution_timeout).", instance)
+        raise
     except Exception as error:  # a fault of the code: its traceback goes to the log, its gist to who watches
         tell_failure(get_current_context(), name, f"{type(error).__name__}: {error}", instance)
         raise
@@ -266,14 +273,27 @@ def _execute_apart(name: str, inputs: Mapping[str, str | Sequence[str]], params:
         with subprocess.Popen(
             command, cwd=root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
         ) as process:
-            for line in process.stdout or ():
-                last = line.rstrip() or last
-                words = last.removeprefix(WORDS) if last.startswith(WORDS) else words
-                print(line.rstrip(), flush=True)
+            try:
+                for line in process.stdout or ():
+                    last = line.rstrip() or last
+                    words = last.removeprefix(WORDS) if last.startswith(WORDS) else words
+                    print(line.rstrip(), flush=True)
+            except BaseException:  # the task's time is up, say: else the process would be waited for, however long
+                _stop(process)
+                raise
         if process.returncode != 0:
             raise _failure(name, process.returncode, words, last)
         result = json.loads(answer.read_text())
     return Result(Artifact.open(result["uri"]), result["reused"])
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """End a process: it is asked to, and has some time to keep its checkpoint."""
+    process.terminate()
+    try:
+        process.communicate(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _failure(name: str, status: int, words: str, last: str) -> GessoError:

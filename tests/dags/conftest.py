@@ -22,10 +22,10 @@ def retrain(database: None) -> Any:
     return read_dag()
 
 
-def read_dag() -> Any:
-    """The DAG, read anew: a run by `dag.test()` leaves its params in the DAG."""
+def read_dag(name: str = "retrain") -> Any:
+    """A DAG, read anew: a run by `dag.test()` leaves its params in it."""
     from airflow.dag_processing.dagbag import DagBag
 
     bag = DagBag(str(ROOT / "dags"))
     assert bag.import_errors == {}
-    return bag.dags["retrain"]
+    return bag.dags[name]

@@ -14,6 +14,7 @@ import pytest
 
 from include import steps
 from include.form import SECTIONS
+from include.pods import pod_settings
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import read_champion
 from tasks.core.params import PRESETS, Params
@@ -53,6 +54,23 @@ def test_each_task_has_an_owner_retries_and_an_end(retrain: Any) -> None:
         assert task.retry_exponential_backoff
         assert task.execution_timeout == timedelta(hours=12)
     assert retrain.task_dict["train"].pool == "gpu"
+
+
+def test_a_training_pod_has_an_end_that_leaves_it_its_hours(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TRAIN_ON": "kubernetes", "STORE": "s3://bucket/store", "POD_HOURS": "30"}.items():
+        monkeypatch.setenv(f"GESSO_{name}", value)
+    settings.cache_clear()
+    pod_settings.cache_clear()
+    train = read_dag().task_dict["train"].unmap({"instance": {"architecture": "vgg"}})
+    pod_settings.cache_clear()
+    assert train.active_deadline_seconds == 30 * 3600
+    assert train.execution_timeout > timedelta(hours=30)
+
+
+def test_a_watch_that_fails_is_tried_again(database: None) -> None:
+    watch = read_dag("watch_new_images")
+    assert {task.retries for task in watch.task_dict.values()} == {2}
+    assert watch.is_paused_upon_creation
 
 
 def test_the_dag_says_what_it_is(retrain: Any) -> None:

@@ -38,7 +38,8 @@ SCHEMA = closed(
     postgresql=closed(enabled={"type": "boolean"}),
     config={"type": "object", "additionalProperties": {"type": "object", "additionalProperties": {"type": "string"}}},
     createUserJob=closed(defaultUser=closed(enabled={"type": "boolean"})),
-    apiServer=closed(args={"type": "array", "items": {"type": "string"}}),
+    apiServer=closed(args={"type": "array", "items": {"type": "string"}}, serviceAccount=ACCOUNT),
+    dagProcessor=closed(serviceAccount=ACCOUNT),
     workers=closed(
         replicas={"type": "integer"},
         serviceAccount=ACCOUNT,

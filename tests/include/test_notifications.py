@@ -70,6 +70,20 @@ def test_a_run_that_ended_outside_the_steps_has_airflows_reason(store: LocalStor
     assert len(received) == 2
 
 
+def test_a_run_whose_record_can_not_be_read_is_told_of(store: LocalStore, received: Received) -> None:
+    record_failure(store, "retrain", "torn", "snapshot", "The store is away.")
+    (record,) = (
+        path for path in store.root.rglob("*") if path.is_file() and b"The store is away." in path.read_bytes()
+    )
+    record.write_bytes(b"torn")
+    tell_failure(context("torn"))
+    assert all(
+        "Airflow says: task_failure. The run&#x27;s record can&#x27;t be read: " in each.replace("'", "&#x27;")
+        for each in received
+    )
+    assert len(received) == 2
+
+
 def test_a_late_run_is_told_of(store: LocalStore, received: Received) -> None:
     asyncio.run(tell_late({"dag_run": {"dag_id": "retrain", "dag_run_id": "slow"}}))
     assert all("retrain slow: late\n" in each and "within 6 hours" in each for each in received)

@@ -28,7 +28,7 @@ def cluster(home: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("GESSO_POD_SECRET", "gesso-s3")
     monkeypatch.setenv("GESSO_POD_NODE_SELECTOR", '{"pool": "gpu"}')
     monkeypatch.setenv("GESSO_POD_PRIORITY_CLASS", "gesso-training")
-    monkeypatch.setenv("GESSO_POD_IMAGE_PULL_SECRETS", "registry,other")
+    monkeypatch.setenv("GESSO_POD_IMAGE_PULL_SECRETS", "registry, other")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", PRIVATE)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", PRIVATE)
     pod_settings.cache_clear()
@@ -124,6 +124,16 @@ def test_the_settings_are_the_pod(given: dict[str, str], monkeypatch: pytest.Mon
         "requests": {"cpu": "4", "memory": "16Gi", "nvidia.com/gpu": "1"},
         "limits": {"memory": "16Gi", "nvidia.com/gpu": "1"},
     }
+
+
+def test_what_a_worker_is_told_of_threads_and_s3_a_pod_is_told(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GESSO_WORKERS", "4")
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    (container,) = manifest(prepared(given, monkeypatch))["spec"]["containers"]
+    told = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert (told["GESSO_WORKERS"], told["AWS_REQUEST_CHECKSUM_CALCULATION"]) == ("4", "when_required")
 
 
 def test_a_run_asks_for_gpus_by_its_params(given: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

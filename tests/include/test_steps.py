@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from airflow.sdk.exceptions import AirflowTaskTimeout
+from airflow.sdk.execution_time.timeout import timeout
 
 from include import steps
 from tasks.core.errors import TRY_AGAIN, GessoError
@@ -41,6 +43,23 @@ def test_it_says_why_and_whether_another_try_may_help(
         steps._execute_apart("train", inputs, params, str(tmp_path / "store"))
     assert str(failed.value).startswith(said)
     assert (failed.value.exit_status == TRY_AGAIN) == again
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_process_whose_time_is_up_is_ended(stubborn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It prints nothing more, as one does that waits for a device that hangs."""
+    monkeypatch.setattr(steps, "STOP_SECONDS", 1)
+    program, kept, number = tmp_path / "python", tmp_path / "kept", tmp_path / "number"
+    told = "trap '' TERM" if stubborn else f"trap 'touch {kept}; exit 75' TERM"
+    program.write_text(f"#!/bin/sh\necho $$ > {number}\n{told}\n{PROGRESS}\nwhile :; do sleep 0.1; done\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    params = load("train").params.of({"architecture": "baseline"})
+    inputs = {name: _artifact(tmp_path, name) for name in ("resample", "pack")}
+    with pytest.raises(AirflowTaskTimeout), timeout(2):
+        steps._execute_apart("train", inputs, params, str(tmp_path / "store"))
+    assert kept.exists() != stubborn
+    assert not Path(f"/proc/{number.read_text().strip()}").exists()
 
 
 def _artifact(folder: Path, step: str) -> str:
