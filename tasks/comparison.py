@@ -25,6 +25,9 @@ BATCH = 64
 INTERVAL = (0.05, 0.95)
 """Quantiles of the bootstrapped differences."""
 
+FEW = 5
+"""A class with fewer test images decides nothing: one of them moves its F1 by a fifth or more."""
+
 MAX_PIXELS = 1_000_000_000
 """Of a test image read again: the most that `scan` can be told to accept; what it refused is not in the test part."""
 
@@ -66,6 +69,10 @@ class Duel:
     candidate: metrics.Labels
     champion: metrics.Labels
     notes: list[str]
+
+    def where(self, images: npt.NDArray[np.bool_]) -> "Duel":
+        """The same on some of the images."""
+        return Duel(self.truth[images], self.candidate[images], self.champion[images], self.notes)
 
 
 def fight(inputs: Inputs, rival: Rival) -> Duel:
@@ -174,16 +181,17 @@ def compare(duel: Duel, classes: list[str], params: PromoteParams) -> dict[str, 
     count = len(classes)
     theirs = metrics.classwise(duel.truth, duel.champion, count)
     ours = metrics.classwise(duel.truth, duel.candidate, count)
-    differences = metrics.paired_bootstrap(
-        duel.truth, duel.champion, duel.candidate, count, params.bootstrap, params.seed
-    )
+    # Images are left out, not only classes: one that is wrong for its own class counts against another, too.
+    of_many = ours.support[duel.truth] >= FEW
     test = metrics.mcnemar(duel.truth, duel.champion, duel.candidate)
     return {
         "images": len(duel.truth),
         "candidate_macro_f1": metrics.macro(ours.f1),
         "champion_macro_f1": metrics.macro(theirs.f1),
-        "delta_macro_f1": metrics.macro(ours.f1) - metrics.macro(theirs.f1),
-        "interval": [float(edge) for edge in np.quantile(differences, INTERVAL)],
+        **difference(duel, count, params),
+        "few": {"classes": len(np.unique(duel.truth[~of_many])), **difference(duel.where(of_many), count, params)}
+        if of_many.any() and not of_many.all()
+        else None,
         "mcnemar": {
             "champion_only": test["only_first"],
             "candidate_only": test["only_second"],
@@ -199,6 +207,18 @@ def compare(duel: Duel, classes: list[str], params: PromoteParams) -> dict[str, 
             }
             for at, name in enumerate(classes)
         ],
+    }
+
+
+def difference(duel: Duel, classes: int, params: PromoteParams) -> dict[str, Any]:
+    """The candidate's macro F1 minus the champion's, with its interval."""
+    models = [
+        metrics.macro(metrics.classwise(duel.truth, each, classes).f1) for each in (duel.candidate, duel.champion)
+    ]
+    drawn = metrics.paired_bootstrap(duel.truth, duel.champion, duel.candidate, classes, params.bootstrap, params.seed)
+    return {
+        "delta_macro_f1": models[0] - models[1],
+        "interval": [float(edge) for edge in np.quantile(drawn, INTERVAL)],
     }
 
 

@@ -2,11 +2,12 @@
 
 It does if it passes every check:
   floor          its macro F1 on the test part is at least min_macro_f1
-  better         against a champion: the 90% interval of the difference in macro F1 lies above 0 (paired bootstrap).
+  better         against a champion: the 90% interval of the difference in macro F1 lies above 0 (paired bootstrap); so
+                 does that without the classes of fewer than 5 test images, one of which could decide it otherwise.
                  It must beat the champion, not merely equal it: a change of the model in use has a cost, and a looser
                  rule would let a weekly stream of equal challengers walk the champion downhill on luck
-  class drop     against a champion: no class with at least 5 test images loses more F1 than max_class_drop; with fewer
-                 images a single one moves the score by more than that
+  class drop     against a champion: no class with at least 5 test images loses more F1 than max_class_drop, or than
+                 one image makes (1 of n) where that is more
   allowed        promote is on for this run
   approval       where a person had to be asked: the answer is to promote
 
@@ -19,7 +20,8 @@ A candidate that fails a check is a successful run whose verdict is HOLD. Writes
   decision.json  verdict ("PROMOTE" | "HOLD"), candidate {model, artifact, architecture, macro_f1}, champion (null or
                  the same, its macro_f1 on the compared images), reasons [{check, passed, observed, required, message}],
                  comparison (null or {images, candidate_macro_f1, champion_macro_f1, delta_macro_f1,
-                 interval [low, high], mcnemar {champion_only, candidate_only, p}: images that one of them alone got
+                 interval [low, high], few (null or {classes: how many have fewer than 5 images; delta_macro_f1 and
+                 interval without them}), mcnemar {champion_only, candidate_only, p}: images that one of them alone got
                  right and McNemar's exact test, which decides nothing; per_class [{class, images, champion_f1,
                  candidate_f1, delta}]}), notes [text], approval (null or {answer, by, note})
 
@@ -30,7 +32,7 @@ that is the champion already is measured against the one that it replaced.
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tasks.comparison import Rival, compare, fight
+from tasks.comparison import FEW, Rival, compare, fight
 from tasks.core import params
 from tasks.core.artifacts import Artifact, Inputs, Output
 from tasks.core.champion import Champion, key_of, move_champion, read_champion
@@ -39,9 +41,6 @@ from tasks.core.store import Store
 
 INPUTS = ("snapshot", "resample", "pack*", "train*", "evaluate")
 Params = params.PromoteParams
-
-FEW = 5
-"""A class with fewer test images is too small to block a promotion."""
 
 
 @dataclass(frozen=True)
@@ -181,12 +180,18 @@ def check_approval(approval: params.Answer) -> Check:
 def check_better(comparison: dict[str, Any]) -> Check:
     """Whether the candidate beats the champion."""
     delta, (low, high) = comparison["delta_macro_f1"], comparison["interval"]
-    passed = low > 0
-    found = f"{delta:+.4f}, 90% interval {low:+.4f} to {high:+.4f}"
+    found, few = f"{delta:+.4f}, 90% interval {low:+.4f} to {high:+.4f}", comparison["few"]
+    passed = low > 0 and (few is None or few["interval"][0] > 0)
+    without = (
+        f"Without the classes ({few['classes']}) of fewer than {FEW} test images: {few['delta_macro_f1']:+.4f}, 90% "
+        f"interval {few['interval'][0]:+.4f} to {few['interval'][1]:+.4f}. "
+        if few
+        else ""
+    )
     message = (
         f"Macro F1 {comparison['candidate_macro_f1']:.4f} against the champion's {comparison['champion_macro_f1']:.4f} "
         f"on the same {comparison['images']} test images: {found}. "
-        f"{'The candidate is better' if passed else 'That does not show that the candidate is better'}."
+        f"{without}{'The candidate is better' if passed else 'That does not show that the candidate is better'}."
     )
     return Check("better", passed, found, "interval above 0", message)
 
@@ -195,11 +200,16 @@ def check_drop(per_class: list[dict[str, Any]], allowed: float) -> Check:
     """Whether no class pays for it."""
     judged = [row for row in per_class if row["images"] >= FEW]
     # F1 of .85 and .80 differ by a little more than .05 in binary arithmetic
-    lost = sorted((row for row in judged if row["delta"] < -allowed - 1e-9), key=lambda row: float(row["delta"]))
+    lost = sorted(
+        (row for row in judged if row["delta"] < -max(allowed, 1 / row["images"]) - 1e-9),
+        key=lambda row: float(row["delta"]),
+    )
     worst = min((row["delta"] for row in judged), default=0.0)
     names = ", ".join(f"{row['class']} {row['champion_f1']:.3f} to {row['candidate_f1']:.3f}" for row in lost)
     message = f"Of the {len(judged)} classes with at least {FEW} test images " + (
-        f"these lose more than {allowed:g} F1: {names}." if lost else f"none loses more than {allowed:g} F1."
+        f"these lose more than {allowed:g} F1, and more than one image makes: {names}."
+        if lost
+        else f"none loses more than {allowed:g} F1, or than one image makes."
     )
     return Check("class drop", not lost, f"largest loss {max(0.0, -worst):.4f}", f"at most {allowed:g}", message)
 

@@ -144,8 +144,31 @@ def test_a_class_with_few_test_images_does_not_block(store, tmp_path, decide):
     ("loss", "passes"), [(0.05, True), (0.051, False), (0.85 - 0.8, True)], ids=["as allowed", "more", "as in binary"]
 )
 def test_the_allowed_drop_is_inclusive(loss, passes):
-    row = {"class": "a", "images": 5, "champion_f1": 0.85, "candidate_f1": 0.85 - loss, "delta": -loss}
+    row = {"class": "a", "images": 50, "champion_f1": 0.85, "candidate_f1": 0.85 - loss, "delta": -loss}
     assert promote.check_drop([row], 0.05).passed is passes
+
+
+@pytest.mark.parametrize(("loss", "passes"), [(1 / 9, True), (0.25, False)], ids=["one image", "two images"])
+def test_one_image_of_a_class_blocks_nothing(loss, passes):
+    row = {"class": "a", "images": 5, "champion_f1": 1.0, "candidate_f1": 1 - loss, "delta": -loss}
+    assert promote.check_drop([row], 0.05).passed is passes
+
+
+def test_one_image_makes_no_model_the_better_one(store, tmp_path, decide):
+    """They differ in one image of a class that has one: resampled, it is right each time."""
+    world = World(store, tmp_path)
+    test, first = world.images["part"] == "test", world.images["label"] == 0
+    world.images.loc[test & first & (world.images["number"] > 0), "part"] = "train"
+    world.colours[(test & first).to_numpy()] = [0, 255, 0]  # of its own class by red and by blue, of another by green
+    world.colours[(test & ~first).to_numpy()] = world.colours[(test & ~first).to_numpy()][:, [2, 2, 2]]
+    world.split()
+    crown(world, world.model("green"))
+    result = decide(world, world.model("red"), min_macro_f1=0)
+    comparison = result.json("decision.json")["comparison"]
+    assert comparison["interval"][0] > 0
+    assert comparison["few"] == {"classes": 1, "delta_macro_f1": 0, "interval": [0, 0]}
+    assert failed(result) == ["better"]
+    assert "Without the classes (1) of fewer than 5 test images: +0.0000" in message(result, "better")
 
 
 def test_a_rerun_finds_its_own_decision(world, run_step):
