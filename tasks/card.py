@@ -37,6 +37,7 @@ def sections(
     operating: pd.DataFrame,
     slices: pd.DataFrame,
     licence: str,
+    dissolved: int,
 ) -> list[Section]:
     """The card's sections.
 
@@ -49,6 +50,7 @@ def sections(
         operating: coverage and accuracy.
         slices: accuracy by slice.
         licence: of the model; empty where it isn't stated.
+        dissolved: images whose group of near duplicates was too large to be kept together.
     """
     counts = resample.table("counts.parquet")
     parts = {name: int(counts[name].sum()) for name in ("train_drawn", "validation", "test")}
@@ -58,6 +60,12 @@ def sections(
     size = model.json("model.json")["image_size"]
     when = f"up to its newest image, of {snapshot['newest']}"
     ninety = operating.iloc[int((operating["coverage"] - 0.9).abs().argmin())]
+    together = (
+        f"Exact duplicates of an image are all in the same part, near duplicates too, but for {dissolved:,} images in "
+        f"groups that were too large."
+        if dissolved
+        else "Duplicates and near duplicates of an image are all in the same part."
+    )
     return [
         _section(
             "Model",
@@ -77,7 +85,7 @@ def sections(
             f"{snapshot['dataset']}, {when}: {sum(verdicts):,} images. Not used: {', '.join(left_out) or 'none'}.",
             f"{_trained(counts).sum():,} images trained it ({parts['train_drawn']:,} draws an epoch, small classes "
             f"more often), {parts['validation']:,} chose the best epoch and model and calibrated it, {parts['test']:,} "
-            f"tested it. Duplicates and near duplicates of an image are all in the same part.",
+            f"tested it. {together}",
         ),
         _section(
             "Results",
@@ -140,8 +148,11 @@ def limits(
         for row in slices[slices["weak"]].to_dict("records")
     )
     if suspects := evaluation["suspects"]["found"]:
-        judged = evaluation["suspects"]["judged"]
-        found.append(f"{suspects} of {judged:,} labels that were looked at are probably wrong, in the test part too.")
+        judged, tested_on = evaluation["suspects"]["judged"], evaluation["suspects"]["in_test"]
+        found.append(
+            f"{suspects} of {judged:,} labels that were looked at are probably wrong, {tested_on} of them in the test "
+            f"part."
+        )
     if snapshot["note"]:
         found.append(snapshot["note"])
     return found

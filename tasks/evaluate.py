@@ -15,9 +15,9 @@ Writes, of the best model unless said otherwise,
   evaluation.json          model (key of its `train` artifact), architecture, models, images, classes, accuracy,
                            macro {precision, recall, f1, f1_low, f1_high}, temperature, ece (expected calibration
                            error), ece_uncalibrated, export_difference (the largest of the export's probabilities from
-                           the training code's), suspects {judged, found}, classes_without_test, cross_validation
-                           [{architecture, folds, mean, deviation, low, high}]: macro F1 over the folds, and its 95%
-                           interval
+                           the training code's), suspects {judged, found, in_test}, classes_without_test,
+                           cross_validation [{architecture, folds, mean, deviation, low, high}]: macro F1 over the
+                           folds, and its 95% interval
   folds.parquet            of each fold: architecture, fold, val_macro_f1, val_accuracy, val_loss, epochs
   leaderboard.parquet      of all models, best first: architecture, trial (the values that a search gave it), model,
                            val_macro_f1, val_accuracy, val_loss, test_macro_f1, test_accuracy, parameters, epochs,
@@ -145,7 +145,11 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
         "macro": macro,
         "ece_uncalibrated": metrics.calibration_error(metrics.reliability(raw.max(axis=1), right)),
         "export_difference": difference,
-        "suspects": {"judged": len(said), "found": len(suspects)},
+        "suspects": {
+            "judged": len(said),
+            "found": len(suspects),
+            "in_test": int((suspects["part"] == "test").sum()),
+        },
         "classes_without_test": [classes[empty] for empty in np.flatnonzero(scores.support == 0)],
         "cross_validation": cross_validation(folds),
     }
@@ -168,7 +172,15 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
     out.table("slices.parquet", table_of_slices)
     snapshot = inputs.one("snapshot").json("snapshot.json")
     sections = card.sections(
-        snapshot, resample, models[0], evaluation, table_of_classes, table_of_coverage, table_of_slices, params.licence
+        snapshot,
+        resample,
+        models[0],
+        evaluation,
+        table_of_classes,
+        table_of_coverage,
+        table_of_slices,
+        params.licence,
+        dissolved=int(inputs.one("validate").metrics.get("dissolved") or 0),
     )
     out.json("model_card.json", sections)
     out.text("model_card.md", card.markdown(sections, f"Classifier of {snapshot['dataset']}", params.licence))

@@ -21,7 +21,7 @@ from tasks.core.artifacts import MANIFEST, Artifact, Inputs, Output, is_removed
 from tasks.core.figures import SHEET_COLUMNS, label
 from tasks.core.ledger import VERDICTS
 from tasks.core.params import ReportParams
-from tasks.core.search import ends
+from tasks.core.search import ends, size
 from tasks.core.step import NAMES
 from tasks.core.store import Store
 from tasks.page import Pictures, is_missing, render
@@ -70,7 +70,7 @@ def run(inputs: Inputs, params: ReportParams, out: Output) -> None:
     page = {
         "judged": judged,
         **(_results(inputs, params, pictures) if judged else plan(inputs.one("resample"), params, out.observed)),
-        **_photographs(inputs.one("cluster"), pictures),
+        **_photographs(inputs.one("cluster"), inputs.one("resample").params.get("drop_photos", True), pictures),
         **_data(inputs, pictures),
         **_drift(inputs.one("drift"), pictures),
         **_balance(inputs.one("resample")),
@@ -152,7 +152,7 @@ def plan(resample: Artifact, params: ReportParams, speeds: dict[str, float]) -> 
     rows: Rows = []
     epochs = max(ends(params.search.get("epochs", [params.epochs])))
     for name in params.architectures:
-        trainings = params.trials if params.search else 1 + params.folds
+        trainings = min(params.trials, 1 + size(params.search)) if params.search else 1 + params.folds
         images = drawn * epochs * trainings
         seconds = images / speeds[name] if speeds.get(name) else None
         price = seconds / 3600 * params.hour_price if seconds and params.hour_price else None
@@ -241,8 +241,10 @@ def _rows(table: pd.DataFrame) -> Rows:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def _photographs(cluster: Artifact, pictures: Pictures) -> dict[str, Any]:
-    titles = {"photo": "left out as photographs", "unsure": "unsure", "borderline": "borderline"}
+def _photographs(cluster: Artifact, dropped: bool, pictures: Pictures) -> dict[str, Any]:
+    """What was found of photographs, which are left out of the training or, where they aren't `dropped`, kept."""
+    photo = "left out as photographs" if dropped else "photographs, kept all the same"
+    titles = {"photo": photo, "unsure": "unsure", "borderline": "borderline"}
     classes = cluster.table("classes.parquet").sort_values(["photo_share", "class"], ascending=[False, True])
     clean = set(classes.loc[~classes["contaminated"], "class"])
     sheets = []
@@ -253,10 +255,22 @@ def _photographs(cluster: Artifact, pictures: Pictures) -> dict[str, Any]:
         sheets.append((sheet["keys"], pictures.of(cluster, sheet["file"], f"{sheet['class']}: {title}")))
     return {
         "photo_classes": _rows(classes),
+        "photos_dropped": dropped,
+        "not_looked_for": _not_looked_for(cluster, set(classes["class"])),
         "photo_scatter": pictures.of(cluster, "figures/scatter.svg", "Illustrations and photographs apart"),
         "photo_sheets": [(keys, picture) for keys, picture in sheets if picture],
         "sheet_columns": SHEET_COLUMNS,
     }
+
+
+def _not_looked_for(cluster: Artifact, classes: set[str]) -> str:
+    """Why no photographs were looked for; empty where they were."""
+    listed = cluster.params.get("contaminated", [])
+    if not cluster.params.get("separate", True):
+        return "the separation is switched off (separate)"
+    if listed and not classes & set(listed):
+        return f"no class is one of those listed as contaminated ({', '.join(listed)})"
+    return ""
 
 
 def _data(inputs: Inputs, pictures: Pictures) -> dict[str, Any]:

@@ -110,6 +110,7 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
         "quarantined": int(verdicts.get("quarantined", 0)),
         "duplicates": int(verdicts.get("duplicate", 0)),
         "conflicts": int(verdicts.get("conflict", 0)),
+        "dissolved": sum(duplicates.dissolved),
         "warnings": sum(each["severity"] == "warning" for each in failed),
     }
     for each in failed:

@@ -402,6 +402,16 @@ SEARCHED = {
 """The params that may be searched, and their types: those that shape a training, on the same images and device."""
 
 
+ONLY_WITH = {
+    "weight_decay": ("optimizer", "adamw"),
+    "momentum": ("optimizer", "sgd"),
+    "warmup_epochs": ("schedule", "cosine"),
+    "plateau_patience": ("schedule", "plateau"),
+    "bottleneck": ("architectures", "residual"),
+}
+"""Params that a training looks at only where another one has this value."""
+
+
 def _searchable(space: dict[str, Any]) -> dict[str, Any]:
     """A space with each listed value as the training takes it: 5 for "5"."""
     return search.checked(space, SEARCHED, _as_taken)
@@ -563,6 +573,18 @@ class Params(
             raise ParamsError(
                 f"search: freeze_epochs is for networks keras:<Name>, and architectures = {self.architectures} holds "
                 f"none."
+            )
+        given["architectures"] = self.architectures
+        for name in self.search:
+            other, wanted = ONLY_WITH.get(name, ("", ""))
+            if other and wanted not in given[other]:
+                raise ParamsError(
+                    f"search: {name} does nothing without {wanted} as {other}, and here it is "
+                    f"{', '.join(given[other])}: each trial would be the same."
+                )
+        if "unfrozen_rate" in self.search and not any(given["freeze_epochs"]):
+            raise ParamsError(
+                "search: unfrozen_rate does nothing where freeze_epochs = 0: each trial would be the same."
             )
 
     def trainings(self) -> list[dict[str, Any]]:

@@ -77,6 +77,11 @@ def ends(values: Any) -> list[Any]:
     return list(values.values()) if isinstance(values, Mapping) else list(values)
 
 
+def size(space: Space) -> float:
+    """How many trials a space holds; infinitely many where it holds a range."""
+    return math.prod(math.inf if isinstance(values, Mapping) else len(values) for values in space.values())
+
+
 def draw(space: Space, trials: int, seed: int, own: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The params of each trial but the first, which is the run's own.
 
@@ -90,10 +95,9 @@ def draw(space: Space, trials: int, seed: int, own: Mapping[str, Any]) -> list[d
         own: the run's own values.
     """
     names = list(space)
-    lists = [values for values in space.values() if not isinstance(values, Mapping)]
     wanted: Sequence[Any]
-    if len(lists) == len(names) and math.prod(map(len, lists)) <= trials:
-        wanted = list(itertools.product(*lists))
+    if size(space) <= trials:
+        wanted = list(itertools.product(*space.values()))
     else:
         from scipy.stats import qmc  # half a second, and only a search needs it
 

@@ -4,6 +4,7 @@ Labels are integers from 0; a prediction of -1 is none of the classes, and alway
 """
 
 from collections.abc import Iterator
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -130,9 +131,9 @@ def mcnemar(truth: Labels, first: Labels, second: Labels) -> dict[str, float]:
     return {"only_first": only_first, "only_second": only_second, "p": p}
 
 
-def wilson(right: int, images: int) -> tuple[float, float]:
-    """95% interval of a share (Wilson 1927): holds for few images, and for a share of 0 or 1."""
-    z, share = 1.959964, right / images
+def wilson(right: int, images: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share (Wilson 1927), the 95% one: holds for few images, and for a share of 0 or 1."""
+    z, share = NormalDist().inv_cdf((1 + level) / 2), right / images
     middle, half = share + z**2 / (2 * images), z * (share * (1 - share) / images + z**2 / (4 * images**2)) ** 0.5
     scale = 1 + z**2 / images
     return 0.0 if right == 0 else (middle - half) / scale, 1.0 if right == images else (middle + half) / scale

@@ -247,7 +247,10 @@ def test_images_with_a_probably_wrong_label_are_shown(world, evaluate):
     assert set(suspects["part"]) == {"validation", "test"}
     assert (suspects["p_suggested"] > suspects["p_class"]).all()
     assert suspects["p_class"].is_monotonic_increasing
-    assert result.json("evaluation.json")["suspects"] == {"judged": len(held_out), "found": len(wrong)}
+    tested = int((wrong["part"] == "test").sum())
+    counts = {"judged": len(held_out), "found": len(wrong), "in_test": tested}
+    assert result.json("evaluation.json")["suspects"] == counts
+    assert f"are probably wrong, {tested} of them in the test part" in result.path("model_card.md").read_text()
     assert cv2.imread(str(result.path("suspects.jpg"))).shape[0] < 130, "one row"
     assert f"{len(wrong)} of {len(held_out)} labels" in result.path("model_card.md").read_text()
     assert not evaluate(world, world.model("blue")).has("suspects.jpg")

@@ -45,6 +45,11 @@ def test_a_slice_of_a_hard_class_is_not_weak_for_that(images):
     assert not later["weak"]
 
 
+def test_where_nothing_is_weaker_few_data_sets_show_a_weak_slice(images):
+    draws = [np.random.default_rng(seed).random(200) < 0.8 for seed in range(60)]
+    assert sum(slices(images, right)["weak"].any() for right in draws) <= 4
+
+
 def test_quarters_say_where_they_end_and_hold_every_image(images):
     found = slices(images, np.ones(200, bool))
     for by in ("brightness", "date added", "near duplicates", "shorter side"):

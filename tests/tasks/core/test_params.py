@@ -71,6 +71,12 @@ SPACE = {"learning_rate": {"low": 0.001, "high": 0.1}, "optimizer": ["sgd", "ada
         ({"search": {"augment": {"low": 0, "high": 1}}}, "search: augment is no number and has no range"),
         ({"search": {"optimizer": ["adam"]}}, "search: optimizer = 'adam': .*'sgd' or 'adamw'"),
         ({"search": {"freeze_epochs": [1]}}, "search: freeze_epochs is for networks keras:<Name>"),
+        ({"search": {"weight_decay": [0, 0.1]}}, "weight_decay does nothing without adamw as optimizer, .* it is sgd"),
+        ({"search": {"momentum": [0, 0.9]}, "optimizer": "adamw"}, "momentum does nothing without sgd as optimizer"),
+        ({"search": {"warmup_epochs": [0, 3]}}, "warmup_epochs does nothing without cosine as schedule"),
+        ({"search": {"plateau_patience": [3, 5]}, "schedule": "cosine"}, "does nothing without plateau as schedule"),
+        ({"search": {"bottleneck": ["output", "inner"]}, "architectures": ["vgg"]}, "without residual as architectures"),
+        ({"search": {"unfrozen_rate": [0.1, 1]}, "architectures": ["keras:VGG16"]}, "where freeze_epochs = 0"),
         ({"search": SPACE, "folds": 5}, "search and folds = 5 together would train each trial 6 times"),
         ({"search": SPACE, "trials": 1}, "trials = 1: .*greater than or equal to 2"),
         (
@@ -86,6 +92,11 @@ SPACE = {"learning_rate": {"low": 0.001, "high": 0.1}, "optimizer": ["sgd", "ada
 def test_a_search_that_can_not_be_done_is_explained(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ParamsError, match=message):
         Params.of(given)
+
+
+def test_a_param_may_be_searched_together_with_the_one_that_it_needs() -> None:
+    space = {"optimizer": ["sgd", "adamw"], "weight_decay": [0.01, 0.1], "momentum": [0.9]}
+    assert len(Params.of({"search": space, "architectures": ["vgg"]}).trainings()) > 1
 
 
 def test_without_a_search_or_folds_each_architecture_is_trained_once() -> None:
