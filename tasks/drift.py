@@ -46,6 +46,9 @@ PARTS = 10
 
 HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")
 
+GREY = 0.02
+"""Mean saturation (0..1) below which a picture is grey: its hue is that of the noise."""
+
 MISSING = "There is no champion yet, or none that was trained on other data than these."
 
 
@@ -118,7 +121,8 @@ def seen(validate: Artifact, cluster: Artifact) -> pd.DataFrame:
     images = images[images["status"] == "ok"].set_index("key")
     verdicts = cluster.table("verdicts.parquet", ["key", "verdict"]).set_index("key")["verdict"]
     images["photographs"] = (verdicts.reindex(images.index) == "photo").map({True: "photograph", False: "illustration"})
-    images["hue"] = [HUES[round(hue / 60) % 6] for hue in images["hue"]]
+    hues = [HUES[round(hue / 60) % 6] for hue in images["hue"]]
+    images["hue"] = np.where(images["saturation"] < GREY, "grey", hues)
     images["size"] = np.log2(images[["width", "height"]].min(axis=1))
     images["sharpness"] = np.log2(images["sharpness"] + 1)
     return images

@@ -166,7 +166,8 @@ def draw_sizes(readable: pd.DataFrame, out: Output) -> None:
 
 def draw_boxes(readable: pd.DataFrame, column: str, axis_label: str, out: Output, log: bool = False) -> None:
     """Box plots of a column, a class a row, the highest median first; drawn from quantiles, so any size is fast."""
-    quantiles = readable.groupby("class")[column].quantile(np.array([0.05, 0.25, 0.5, 0.75, 0.95])).unstack()
+    shares = np.array([0.05, 0.25, 0.5, 0.75, 0.95])
+    quantiles = readable.groupby("class")[column].quantile(shares).unstack().reindex(columns=shares)
     quantiles.columns = pd.Index(["p5", "p25", "median", "p75", "p95"])
     table = quantiles.astype(float).join(readable.groupby("class").size().rename("images")).reset_index()
     table = table.sort_values(["median", "class"], ascending=[False, True], ignore_index=True)

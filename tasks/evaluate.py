@@ -218,10 +218,11 @@ def folds_table(models: list[Artifact]) -> pd.DataFrame:
 
 
 def cross_validation(folds: pd.DataFrame) -> list[dict[str, Any]]:
-    """Mean, standard deviation and 95% interval of each architecture's macro F1 over the folds."""
+    """Mean, standard deviation and 95% interval of each architecture's macro F1 over its folds, if it has several."""
     return [
         {"architecture": str(name), "folds": len(group), **metrics.over_folds(group["val_macro_f1"].to_numpy())}
         for name, group in folds.groupby("architecture")
+        if len(group) > 1
     ]
 
 

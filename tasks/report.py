@@ -136,12 +136,15 @@ def past_speeds(store: Store, params: ReportParams) -> dict[str, float]:
     manifests = [found.key for found in store.list("artifacts/train/") if found.key.endswith(f"/{MANIFEST}")]
     speeds: dict[str, tuple[str, float]] = {}
     for _, data in store.get_many(manifests):
-        manifest = json.loads(data)
-        given = manifest.get("params", {})
-        if is_removed(manifest) or given.get("image_size") != params.image_size:
+        try:
+            manifest = json.loads(data)
+            given = manifest.get("params", {})
+            if is_removed(manifest) or given.get("image_size") != params.image_size:
+                continue
+            made = (str(manifest["made_at"]), float(manifest["metrics"]["images_per_second"]))
+            name = str(given["architecture"])
+        except (ValueError, KeyError, TypeError, AttributeError):  # a damaged one: another run's affair
             continue
-        made = (str(manifest["made_at"]), float(manifest["metrics"]["images_per_second"]))
-        name = str(given["architecture"])
         speeds[name] = max(speeds.get(name, made), made)
     return {name: speeds[name][1] for name in params.architectures if name in speeds}
 

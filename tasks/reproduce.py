@@ -14,7 +14,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -154,6 +154,8 @@ def _make_anew(artifact: Artifact, record: Record, anew: Mapping[str, Artifact],
         uris[name] = anew[given].uri if isinstance(given, str) else [anew[key].uri for key in keys]
     if "champion" in _observed(artifact):
         _set_champion(artifact, anew, into)
+    if artifact.step == "report" and "train" not in artifact.inputs:  # a dry run's tells times by earlier trainings
+        _tell_of_trainings(artifact, into)
     return execute(artifact.step, uris, _params(artifact, record), into.uri).artifact
 
 
@@ -194,6 +196,15 @@ def _set_champion(artifact: Artifact, anew: Mapping[str, Artifact], into: Store)
         return
     _, etag = read_champion(into, dataset)
     move_champion(into, dataset, Champion(f"{artifact.store.uri}/artifacts/train/{key}", None, ""), etag)
+
+
+def _tell_of_trainings(report: Artifact, into: Store) -> None:
+    """Put the manifests of the trainings that the report knew then into the other store."""
+    names = [found.key for found in report.store.list("artifacts/train/") if found.key.endswith(f"/{MANIFEST}")]
+    for name, data in report.store.get_many(names):
+        with suppress(ValueError, KeyError):  # a damaged one: the report had no use for it either
+            if json.loads(data)["made_at"] <= report.manifest["made_at"]:
+                into.put(name, data)
 
 
 def _changed_files(artifact: Artifact) -> str:

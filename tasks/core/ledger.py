@@ -5,6 +5,7 @@ columns key and verdict, and who, when and note if they are known) overrules wha
 """
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
@@ -148,7 +149,11 @@ def read_overrulings(data: bytes, where: str) -> dict[str, Overruling]:
     import pandas as pd
 
     try:
-        review = pd.read_csv(BytesIO(data), dtype="string", keep_default_na=False, encoding="utf-8-sig")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # cells beyond the header's, left by a spreadsheet
+            review = pd.read_csv(
+                BytesIO(data), dtype="string", keep_default_na=False, encoding="utf-8-sig", index_col=False
+            )
     except (ValueError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"The review file {where} is not a CSV file in UTF-8: {error}") from None
     if missing := {"key", "verdict"} - set(review.columns):

@@ -124,12 +124,17 @@ def test_shares_are_told_in_images_that_would_have_to_change(compared):
 
 
 def test_hues_are_sixths_of_the_circle(compared):
-    rows = compared(images(hue=350.0), images(hue=10.0))
+    rows = compared(images(hue=350.0, saturation=0.5), images(hue=10.0, saturation=0.5))
     assert rows["hue"]["distance"] == 0, "both are red"
-    rows = compared(images(hue=350.0), images(hue=120.0))
+    rows = compared(images(hue=350.0, saturation=0.5), images(hue=120.0, saturation=0.5))
     assert rows["hue"]["distance"] == 1
     assert rows["hue"]["now"] == "green 100.0 %, red 0.0 %"
     assert HUES[2] == "green"
+
+
+def test_a_grey_picture_has_no_hue(compared):
+    rows = compared(images(hue=350.0, saturation=0.5), images(hue=0.0, saturation=0.0))
+    assert rows["hue"]["now"] == "grey 100.0 %, red 0.0 %"
 
 
 def test_what_can_not_be_read_is_not_compared(compared):

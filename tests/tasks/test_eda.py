@@ -111,6 +111,14 @@ def test_a_hundred_classes(store: LocalStore, tmp_path: Path, run_step: RunStep)
     assert len([sheet for sheet in eda.json("sheets.json") if sheet["kind"] == "class"]) == 100
 
 
+def test_where_no_image_can_be_read_the_figures_are_empty(store: LocalStore, tmp_path: Path, run_step: RunStep) -> None:
+    images = images_table({"a": 3, "b": 3})
+    images[["status", "verdict", "error"]] = ["unreadable", "quarantined", "empty file"]
+    images[["exact_group", "duplicate_group"]] = -1
+    eda = explored(store, tmp_path, run_step, images)
+    assert eda.table("figures/brightness.parquet").empty
+
+
 def test_a_class_without_a_readable_image_has_no_medians(store: LocalStore, tmp_path: Path, run_step: RunStep) -> None:
     images = images_table({"a": 8, "b": 8})
     lost = images["class"] == "b"

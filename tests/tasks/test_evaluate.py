@@ -231,6 +231,11 @@ def test_folds_are_no_candidates_and_tell_how_sure_a_score_is(world, evaluate):
     assert (summary["low"], summary["high"]) == (pytest.approx(0.75 - half), pytest.approx(0.75 + half))
 
 
+def test_one_fold_has_no_spread(world, evaluate):
+    result = evaluate(world, world.model("blue", fold=1), world.model("red"))
+    assert result.json("evaluation.json")["cross_validation"] == []
+
+
 def test_folds_alone_are_nothing_to_choose_from(world, evaluate):
     with pytest.raises(ParamsError, match="none of them is a candidate"):
         evaluate(world, world.model("blue", fold=1))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from tasks.core.artifacts import Artifact
 from tasks.core.store import LocalStore
 from tasks.page import duration
-from tasks.report import changes, cost, in_need
+from tasks.report import _not_looked_for, changes, cost, in_need
 from tests.tasks.artifacts_by_hand import a_run
 
 RunStep = Callable[..., Artifact]
@@ -243,6 +244,20 @@ def test_a_dry_run_tells_what_training_would_cost(store: LocalStore, tmp_path: P
     assert f"baseline 3 {drawn * 15:,} {duration(seconds)} {seconds:.2f}" in page.text
     assert f"vgg 3 {drawn * 15:,} not known –" in page.text
     assert [each["id"] for each in page.all("section")] == ["data", "drift", "photographs", "balance", "ledger", "run"]
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"separate": False}, "the separation is switched off"),
+        ({"separate": True, "contaminated": ["c"]}, "no class is one of those listed as contaminated (c)"),
+        ({"separate": True, "contaminated": ["a", "c"]}, ""),
+        ({"separate": True, "contaminated": []}, ""),
+    ],
+)
+def test_why_no_photographs_were_looked_for(params: dict[str, Any], said: str) -> None:
+    assert _not_looked_for(SimpleNamespace(params=params), {"a", "b"}).startswith(said)  # type: ignore[arg-type]
+    assert bool(said) == bool(_not_looked_for(SimpleNamespace(params=params), {"a", "b"}))  # type: ignore[arg-type]
 
 
 def test_a_dry_run_tells_what_a_search_would_cost(store: LocalStore, tmp_path: Path, run_step: RunStep) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tasks.core.step import NAMES
 from tasks.core.store import LocalStore
 from tests.drawings import KINDS, flat_drawings
 from tests.tasks.test_on_s3 import chain
+
+RunStep = Callable[..., Artifact]
 
 
 @pytest.fixture
@@ -85,6 +88,24 @@ def test_a_run_is_made_anew_byte_for_byte(
 
     assert main(["reproduce", "monday", "--into", str(tmp_path / "again")]) == 1
     assert said(capsys)["snapshot"] == "DIFFERENT  images.parquet, snapshot.json"
+
+
+def test_a_dry_run_is_made_anew_with_the_times_that_it_told(
+    made: dict[str, Artifact], store: LocalStore, run_step: RunStep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {name: made[name] for name in NAMES[: NAMES.index("pack")]}
+    inputs = {name: artifact for name, artifact in before.items() if name != "scan"}
+    report = run_step("report", inputs, architectures=["baseline"], image_size=32)
+    assert report.manifest["observed"]["baseline"] > 0
+    store.put(f"artifacts/train/{'0' * 32}/{MANIFEST}", b"damaged")
+
+    def change(record: dict[str, Any]) -> None:
+        record |= {"run_type": "manual", "as_of": "", "params": {}}
+        record["steps"] = {name: [{"artifact": each.uri}] for name, each in {**before, "report": report}.items()}
+
+    change_record(store, "retrain", "dry", change)
+    assert main(["reproduce", "dry", "--into", str(tmp_path / "anew")]) == 0
+    assert set(said(capsys).values()) == {"equal"}
 
 
 def test_a_run_that_is_not_there_and_a_store_that_will_not_do(

@@ -35,5 +35,12 @@ def test_a_review_that_is_not_text() -> None:
         read_review(b"\xff\xfe\x00\x89PNG", "review.csv")
 
 
+def test_cells_beyond_the_header_are_left_aside() -> None:
+    assert read_review(b"key,verdict\na.png,photo,\nb.png,illustration,why\n", "review.csv") == {
+        "a.png": "photo",
+        "b.png": "illustration",
+    }
+
+
 def test_a_repeated_line_is_one_verdict() -> None:
     assert read_review(b"key,verdict\na,Photo\na,photo \n", "review.csv") == {"a": "photo"}

@@ -75,7 +75,10 @@ SPACE = {"learning_rate": {"low": 0.001, "high": 0.1}, "optimizer": ["sgd", "ada
         ({"search": {"momentum": [0, 0.9]}, "optimizer": "adamw"}, "momentum does nothing without sgd as optimizer"),
         ({"search": {"warmup_epochs": [0, 3]}}, "warmup_epochs does nothing without cosine as schedule"),
         ({"search": {"plateau_patience": [3, 5]}, "schedule": "cosine"}, "does nothing without plateau as schedule"),
-        ({"search": {"bottleneck": ["output", "inner"]}, "architectures": ["vgg"]}, "without residual as architectures"),
+        (
+            {"search": {"bottleneck": ["output", "inner"]}, "architectures": ["vgg"]},
+            "without residual as architectures",
+        ),
         ({"search": {"unfrozen_rate": [0.1, 1]}, "architectures": ["keras:VGG16"]}, "where freeze_epochs = 0"),
         ({"search": SPACE, "folds": 5}, "search and folds = 5 together would train each trial 6 times"),
         ({"search": SPACE, "trials": 1}, "trials = 1: .*greater than or equal to 2"),

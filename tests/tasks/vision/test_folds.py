@@ -29,3 +29,15 @@ def test_a_class_of_one_group_is_always_trained_on() -> None:
     fold = assign_folds(labels, groups, 4, 0)
     assert set(fold[labels == 1]) == {0}
     assert set(fold[labels == 0]) == {1, 2, 3, 4}
+
+
+def test_what_is_in_its_group_beside_it_is_trained_on_too() -> None:
+    labels = np.repeat([0, 1], [41, 6])
+    groups = np.concatenate([np.arange(40), np.full(7, 99)])  # an image of the other class is a near duplicate
+    fold = assign_folds(labels, groups, 4, 0)
+    assert set(fold[groups == 99]) == {0}
+
+
+def test_any_seed_will_do() -> None:
+    labels, groups = np.repeat([0, 1], 50), np.arange(100)
+    assert set(assign_folds(labels, groups, 4, 2**40)) == {1, 2, 3, 4}
