@@ -121,7 +121,7 @@ def test_every_image_gets_a_verdict_and_a_reason(
         "near": {"L2_3/d.jpg", "L2_10/c.jpg"},
     }
     assert made.metrics == {
-        "images": 9, "kept": 4, "quarantined": 1, "duplicates": 1, "conflicts": 3, "warnings": 0
+        "images": 9, "kept": 4, "quarantined": 1, "duplicates": 1, "conflicts": 3, "dissolved": 0, "warnings": 0
     }  # fmt: skip
 
 
@@ -239,6 +239,7 @@ def test_chains_of_alike_pictures_are_a_warning(
     made = run_step("validate", {"scan": scan([*alike, *some("L2_10", 5)])}, expectations=lenient)
     (chain,) = [each for each in made.json("findings.json") if not each["success"]]
     assert (chain["severity"], chain["observed"]) == ("warning", "groups of 60 images")
+    assert made.metrics["dissolved"] == 60
     assert "Lower near_duplicate_bits" in chain["message"]
     assert made.table("images.parquet")["duplicates"].max() == 1
 
