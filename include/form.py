@@ -3,6 +3,7 @@
 from typing import Any
 
 from airflow.sdk import DAG, Param
+from airflow.sdk.definitions.param import ParamsDict
 
 from tasks.core.params import PRESETS, Params, Section
 from tasks.core.settings import settings
@@ -36,8 +37,7 @@ def drop_copies(dag: DAG) -> None:
     serialised DAG, and each is checked against its schema whenever the DAG is parsed.
     """
     for task in dag.tasks:
-        if not getattr(task, "own_params", ()):
-            task.params = {}
+        task.params = ParamsDict({name: param for name, param in task.params.items() if name not in dag.params})
 
 
 def _field(name: str, facts: dict[str, Any]) -> Param:

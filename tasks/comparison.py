@@ -26,7 +26,7 @@ INTERVAL = (0.05, 0.95)
 """Quantiles of the bootstrapped differences."""
 
 FEW = 5
-"""A class with fewer test images decides nothing: one of them moves its F1 by a fifth or more."""
+"""A class with fewer test images decides nothing: one of them moves its F1 by a seventh or more."""
 
 MAX_PIXELS = 1_000_000_000
 """Of a test image read again: the most that `scan` can be told to accept; what it refused is not in the test part."""

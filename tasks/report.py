@@ -9,7 +9,6 @@ mailed, archived or opened from a private bucket. Whatever comes from the data s
 markup. Templates: `templates/report.html.j2` and what it includes.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from tasks.core import params as all_params
-from tasks.core.artifacts import MANIFEST, Artifact, Inputs, Output, is_removed
+from tasks.core.artifacts import Artifact, Inputs, Output, is_removed, manifests
 from tasks.core.figures import SHEET_COLUMNS, label
 from tasks.core.ledger import VERDICTS
 from tasks.core.params import ReportParams
@@ -133,18 +132,13 @@ def in_need(
 
 def past_speeds(store: Store, params: ReportParams) -> dict[str, float]:
     """Images a second of the latest training of each architecture at this image size; of those that were trained."""
-    manifests = [found.key for found in store.list("artifacts/train/") if found.key.endswith(f"/{MANIFEST}")]
     speeds: dict[str, tuple[str, float]] = {}
-    for _, data in store.get_many(manifests):
-        try:
-            manifest = json.loads(data)
-            given = manifest.get("params", {})
-            if is_removed(manifest) or given.get("image_size") != params.image_size:
-                continue
-            made = (str(manifest["made_at"]), float(manifest["metrics"]["images_per_second"]))
-            name = str(given["architecture"])
-        except (ValueError, KeyError, TypeError, AttributeError):  # a damaged one: another run's affair
+    for _, manifest in manifests(store, "train"):
+        given = manifest.get("params", {})
+        if is_removed(manifest) or given.get("image_size") != params.image_size:
             continue
+        made = (str(manifest["made_at"]), float(manifest["metrics"]["images_per_second"]))
+        name = str(given["architecture"])
         speeds[name] = max(speeds.get(name, made), made)
     return {name: speeds[name][1] for name in params.architectures if name in speeds}
 

@@ -14,14 +14,14 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks.core.artifacts import MANIFEST, Artifact, file_sha256
+from tasks.core.artifacts import MANIFEST, Artifact, file_sha256, is_removed, manifests
 from tasks.core.champion import Champion, champion_key, move_champion, read_champion
 from tasks.core.errors import DataError, GessoError, Interrupted, NotFound, ParamsError
 from tasks.core.ledger import NO_REVIEW
@@ -200,11 +200,9 @@ def _set_champion(artifact: Artifact, anew: Mapping[str, Artifact], into: Store)
 
 def _tell_of_trainings(report: Artifact, into: Store) -> None:
     """Put the manifests of the trainings that the report knew then into the other store."""
-    names = [found.key for found in report.store.list("artifacts/train/") if found.key.endswith(f"/{MANIFEST}")]
-    for name, data in report.store.get_many(names):
-        with suppress(ValueError, KeyError):  # a damaged one: the report had no use for it either
-            if json.loads(data)["made_at"] <= report.manifest["made_at"]:
-                into.put(name, data)
+    for name, manifest in manifests(report.store, "train"):
+        if not is_removed(manifest) and manifest["made_at"] <= report.manifest["made_at"]:
+            into.put(name, json.dumps(manifest).encode())
 
 
 def _changed_files(artifact: Artifact) -> str:

@@ -41,8 +41,8 @@ def slices(images: pd.DataFrame, right: npt.NDArray[np.bool_]) -> pd.DataFrame:
 
     Returns:
         A row a slice: by, slice, images, accuracy, low, high (95% interval, Wilson 1927), expected (the accuracy that
-        its mix of classes would have if each class were as easy there as elsewhere), weak (even the
-        interval that allows for as many slices as there are, by Bonferroni, lies below expected).
+        its mix of classes would have if each class were as easy there as elsewhere), weak (even the interval that
+        allows for as many slices as there are, by Bonferroni, lies below expected).
     """
     of_class = pd.Series(right).groupby(images["label"].to_numpy()).transform("mean").to_numpy()
     rows: list[dict[str, Any]] = []

@@ -53,6 +53,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def manifests(store: Store, step: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Key in the store, and content, of the manifest of each artifact of a step; damaged ones are left out."""
+    names = [found.key for found in store.list(f"artifacts/{step}/") if found.key.endswith(f"/{MANIFEST}")]
+    for name, data in store.get_many(names):
+        with suppress(ValueError):
+            if isinstance(manifest := json.loads(data), dict):
+                yield name, manifest
+
+
 def is_removed(manifest: Mapping[str, Any]) -> bool:
     """Whether what is in artifact.json is the note of a removal."""
     return "removed_at" in manifest

@@ -386,7 +386,11 @@ class PromoteShared(Resampled):
         0.5, "Promotion", "A model below this macro F1 is never promoted.", ge=0, le=1, title="Min macro F1", read=F1
     )
     max_class_drop: float = _param(
-        0.05, "Promotion", "No class may lose more F1 than this against the champion.", ge=0, le=1
+        0.05,
+        "Promotion",
+        "No class may lose more F1 than this against the champion, or than one of its test images makes.",
+        ge=0,
+        le=1,
     )
 
 

@@ -132,7 +132,7 @@ def mcnemar(truth: Labels, first: Labels, second: Labels) -> dict[str, float]:
 
 
 def wilson(right: int, images: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a share (Wilson 1927), the 95% one: holds for few images, and for a share of 0 or 1."""
+    """Confidence interval of a share at a level (Wilson 1927): holds for few images, and for a share of 0 or 1."""
     z, share = NormalDist().inv_cdf((1 + level) / 2), right / images
     middle, half = share + z**2 / (2 * images), z * (share * (1 - share) / images + z**2 / (4 * images**2)) ** 0.5
     scale = 1 + z**2 / images
