@@ -22,7 +22,7 @@ import pytest
 from tasks.core.artifacts import Artifact
 from tests.conftest import REAL_S3
 from tests.faults.conftest import Airflow, Run, committed, kill, strays, wait_for
-from tests.include.test_pods_on_cluster import no_pod_is_left, pods
+from tests.include.test_pods_on_cluster import pods
 
 pytestmark = [
     pytest.mark.faults,
@@ -158,7 +158,7 @@ class Training:
         assert {run.artifacts()["train"].key for run in self.runs} == {artifact.key}
         assert not strays(self._airflow.store, "train")
         assert len(self.pods()) == 1
-        assert no_pod_is_left(self._cluster)
+        assert not pods(self._cluster)
 
 
 def test_the_triggerer_dies_while_a_pod_trains(airflow: Airflow, cluster: Any) -> None:
