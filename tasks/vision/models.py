@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 import types
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,8 +217,10 @@ def load_weights(model: keras.Model, path: Path, uri: str) -> None:
         DataError: the file doesn't fit.
     """
     try:
-        model.get_layer(BODY).load_weights(path)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Skipping nested container", UserWarning)  # its layers would stay random
+            model.get_layer(BODY).load_weights(path)
+    except (OSError, ValueError, TypeError, KeyError, UserWarning) as error:
         raise DataError(
             f"The weights in {uri} are not those of keras:{model.name} without its head (a .weights.h5 or a …_notop.h5 "
             f"file): {str(error).splitlines()[0]}"
