@@ -12,6 +12,7 @@ gesso demo pictures/                                    # draws the demo data se
 import argparse
 import contextlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -55,13 +56,23 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
         raise Interrupted("It was told to stop (SIGTERM). Run again: what is finished is kept, and training goes on.")
 
+    def tell_again(lost: "sys.UnraisableHookArgs") -> None:
+        if isinstance(lost.exc_value, Interrupted):
+            signal.signal(signal.SIGTERM, stop)
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()  # not here, where it is lost too
+        else:
+            lost_before(lost)
+
     if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers in no other
         yield
         return
     before = signal.signal(signal.SIGTERM, stop)
+    # What is raised while objects are collected goes no further, and JAX takes part in each collection.
+    lost_before, sys.unraisablehook = sys.unraisablehook, tell_again
     try:
         yield
     finally:
+        sys.unraisablehook = lost_before
         signal.signal(signal.SIGTERM, before)
 
 

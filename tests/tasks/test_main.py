@@ -1,5 +1,9 @@
 """The command line tells in words what can't be done."""
 
+import gc
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +11,7 @@ import pytest
 
 from tasks import __main__
 from tasks.__main__ import main
+from tasks.core.errors import TRY_AGAIN
 from tasks.core.params import Section
 from tasks.core.step import Result
 
@@ -88,3 +93,21 @@ def test_a_file_that_can_not_be_used_is_named(folder: str, tmp_path: Path, capsy
     said = capsys.readouterr().err
     assert said.startswith("gesso: demo: ")
     assert folder[:200] in said or f".{folder.rpartition('/')[2]}.partial" in said
+
+
+def test_told_to_stop_while_objects_are_collected_it_stops(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told_to_stop(*_: object) -> None:
+        gc.callbacks.remove(told_to_stop)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def execute(*_: object) -> Result:
+        gc.callbacks.append(told_to_stop)
+        gc.collect()
+        time.sleep(60)
+        raise AssertionError("It went on.")
+
+    monkeypatch.setattr(__main__, "execute", execute)
+    assert main(["train"]) == TRY_AGAIN
+    assert "It was told to stop (SIGTERM)" in capsys.readouterr().err
