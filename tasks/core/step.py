@@ -51,11 +51,14 @@ NAMES = (
 #: Libraries whose versions are noted in each artifact: the ones that can change a number.
 LIBRARIES = (
     "fastcluster",
+    "jax",
     "keras",
+    "numba",
     "numpy",
     "opencv-python",
     "opencv-python-headless",
     "pandas",
+    "pillow",
     "scikit-learn",
     "simplejpeg",
     "tensorflow",
