@@ -11,12 +11,13 @@ Each measure has a distance that a person can read:
                                (the standard deviation of both together): the Wasserstein distance. Sharpness and
                                size, which is the shorter side, are counted in doublings
 A measure has drifted where its distance is more than `drift_threshold`. That is a warning in the report, and nothing
-fails for it.
+fails for it. Photographs are left out where they were told apart with other params then: the difference may be theirs.
 
 Writes
   drift.json    reference (null where there is nothing to compare with, or {model, newest, images}), images, threshold,
-                reason (why there is nothing to compare with), measures [{measure, unit ("share" | "spread"), distance,
-                drifted, before, now: medians or largest changes as text, sheet (a file or ""), keys}], furthest first
+                reason (why there is nothing to compare with), other_params (those of `cluster` that differed then),
+                measures [{measure, unit ("share" | "spread"), distance, drifted, before, now: medians or largest
+                changes as text, sheet (a file or ""), keys}], furthest first
   sheets/<measure>.jpg  the new images that moved a measure most; for those that have drifted, or else for the first
 """
 
@@ -90,6 +91,7 @@ def run(inputs: Inputs, params: params.DriftParams, out: Output) -> None:
     """Compare the images in use with those that the champion was trained on; without a champion say so."""
     now = seen(inputs.one("validate"), inputs.one("cluster"))
     facts: dict[str, Any] = {"reference": None, "images": len(now), "threshold": params.drift_threshold, "reason": ""}
+    facts["other_params"] = []
     rows: list[dict[str, Any]] = []
     if isinstance(out.observed, str):
         facts["reason"] = out.observed
@@ -100,7 +102,9 @@ def run(inputs: Inputs, params: params.DriftParams, out: Output) -> None:
             "newest": out.observed.snapshot.json("snapshot.json")["newest"],
             "images": len(before),
         }
-        rows = measures(before, now, params.drift_threshold)
+        facts["other_params"] = _other_params(out.observed.cluster, inputs.one("cluster"))
+        left_out = ["photographs"] if facts["other_params"] else []
+        rows = measures(before.drop(columns=left_out), now.drop(columns=left_out), params.drift_threshold)
         draw_sheets(rows, inputs.many("scan"), out)
     out.json("drift.json", facts | {"measures": rows})
     drifted = [row["measure"] for row in rows if row["drifted"]]
@@ -128,6 +132,12 @@ def seen(validate: Artifact, cluster: Artifact) -> pd.DataFrame:
     return images
 
 
+def _other_params(before: Artifact, now: Artifact) -> list[str]:
+    """The params that differ between two artifacts, the seed aside: verdicts hardly depend on it."""
+    names = (before.params.keys() | now.params.keys()) - {"seed"}
+    return sorted(name for name in names if before.params.get(name) != now.params.get(name))
+
+
 #: How the median of a measure is told.
 NUMBERS: dict[str, Callable[[float], str]] = {
     "brightness": "{:.0f} of 255".format,
@@ -140,12 +150,12 @@ SHARES = ("class", "hue", "photographs")
 
 
 def measures(before: pd.DataFrame, now: pd.DataFrame, threshold: float) -> list[dict[str, Any]]:
-    """Each measure's distance, furthest first, and the new images that moved it most."""
+    """The distance of each measure that is a column, furthest first, and the new images that moved it most."""
     from scipy import stats
 
     rows = []
     new = ~now["sha256"].isin(before["sha256"])
-    for name in (*SHARES, *NUMBERS):
+    for name in (each for each in (*SHARES, *NUMBERS) if each in now):
         then, today = before[name], now[name]
         if name in SHARES:
             parts_then, parts_now = then, today

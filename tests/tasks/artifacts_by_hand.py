@@ -204,7 +204,8 @@ def _drifted(store: LocalStore, folder: Path, champion: bool, names: list[str]) 
     out.json(
         "drift.json",
         {"reference": reference if champion else None, "images": 60, "threshold": 0.2,
-         "reason": "" if champion else "There is no champion yet.", "measures": measures if champion else []},
+         "reason": "" if champion else "There is no champion yet.", "measures": measures if champion else [],
+         "other_params": ["photo_threshold", "separate"] if champion else []},
     )  # fmt: skip
     out.metrics = {"images": 60, "drifted": int(champion)}
     return committed(out, "drift", drift_threshold=0.2)

@@ -14,7 +14,7 @@ DATASET = "/data/pictures"
 class Week:
     """The artifacts about a week's images, as far as `drift` reads them, and a model trained on them."""
 
-    def __init__(self, store, folder, name: str, images: pd.DataFrame) -> None:
+    def __init__(self, store, folder, name: str, images: pd.DataFrame, **params) -> None:
         folder.mkdir(exist_ok=True)
         self.store = store
 
@@ -30,7 +30,9 @@ class Week:
         )
         self.validate = made("validate", lambda out: out.table("images.parquet", images.drop(columns="photo")))
         verdicts = pd.DataFrame({"key": images["key"], "verdict": np.where(images["photo"], "photo", "illustration")})
-        self.cluster = made("cluster", lambda out: out.table("verdicts.parquet", verdicts))
+        self.cluster = make(
+            store, "cluster", lambda out: out.table("verdicts.parquet", verdicts), folder, made_of=name, params=params
+        )
         of = {"snapshot": self.snapshot.key, "validate": self.validate.key, "cluster": self.cluster.key}
         self.resample = made("resample", lambda out: out.json("classes.json", []), **of)
         self.model = made("train", lambda out: out.json("labels.json", []), resample=self.resample.key)
@@ -64,7 +66,7 @@ def images(count: int = 400, seed: int = 0, **changes) -> pd.DataFrame:
 
 @pytest.fixture
 def week(store, tmp_path):
-    return lambda name, table: Week(store, tmp_path / "weeks", name, table)
+    return lambda name, table, **params: Week(store, tmp_path / "weeks", name, table, **params)
 
 
 @pytest.fixture
@@ -170,6 +172,18 @@ def test_a_drift_is_shown_with_the_images_that_moved_it(week, crown, run_step):
     calm = run_step("drift", now.inputs, drift_threshold=3.0)
     assert calm.metrics["drifted"] == 0
     assert calm.has("sheets/brightness.jpg"), "what moved most is shown all the same"
+
+
+def test_photographs_told_apart_with_other_params_are_not_compared(week, crown, run_step):
+    def facts(name: str, **params) -> dict:
+        photographed = week(name, images(photo=True), **params)
+        return run_step("drift", photographed.inputs).json("drift.json")
+
+    crown(week("before", images(), photo_threshold=0.8, seed=1))
+    same, other = facts("same", photo_threshold=0.8, seed=2), facts("other", photo_threshold=0.9)
+    assert (same["measures"][0]["measure"], same["other_params"]) == ("photographs", [])
+    assert other["other_params"] == ["photo_threshold"]
+    assert [row["measure"] for row in other["measures"]] == [row["measure"] for row in same["measures"][1:]]
 
 
 def test_a_rerun_after_the_promotion_finds_its_own_comparison(week, crown, run_step, store):

@@ -137,6 +137,7 @@ def test_all_sections_are_there_the_verdict_first(report: Report) -> None:
     assert "warning A class is small. images per class L2_10: 9 at least 50" in text
     assert "4 groups of the same bytes, 3 groups that look alike" in text
     assert "drifted class: further than 0.2 since the champion's data" in text
+    assert "they were told apart with another photo_threshold, separate then." in text
     assert "class 0.310 the images L2_10 10.0 % L2_10 41.0 %" in text
     assert "6 images are photographs; 3 are unsure" in text
     assert "Files of L2_10: borderline: a line for each row of pictures L2_10/0006.jpg, L2_10/0007.jpg" in text
