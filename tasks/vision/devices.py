@@ -11,9 +11,14 @@ import keras
 
 from tasks.core.params import TrainShared
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+if keras.backend.backend() == "jax" and DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
+    # Here, since JAX hears nothing of it any more once a device was looked for.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+
 
 class Execution(NamedTuple):
-    """How a training is executed. It changes the last digits of a result, and is noted in the artifact."""
+    """How a training is executed. It changes the last digits of a result, and by a little the images of a step."""
 
     precision: str
     """What activations are computed in: float32, bfloat16 or float16 (then the loss is scaled); weights are float32."""
@@ -154,11 +159,13 @@ def make_deterministic(xla: bool) -> None:
 
     Before the first model: what XLA is told later, it doesn't hear.
     """
+    if backend() == "jax":
+        return  # it was told when this module was imported
     if xla:
         flags = os.environ.get("XLA_FLAGS", "")
-        if has_gpu() and "xla_gpu_deterministic_ops" not in flags:
-            os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
-    elif backend() == "tensorflow":
+        if has_gpu() and DETERMINISTIC not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
+    else:
         # TensorFlow adds up gradients in the order in which its threads finish, unless told not to, and Keras has
         # no switch for it. (Told so, Keras refuses to compile with XLA.)
         import tensorflow

@@ -77,11 +77,12 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
         """Into how many parts a batch is divided."""
         units = math.ceil(len(rows) / devices)
         steps = math.ceil(len(rows) / batch_size)
-        together = min(steps_per_execution, steps)
-        if math.ceil(steps / together) * together > units:
-            together = 1
+        executions = math.ceil(steps / steps_per_execution)
+        together = math.ceil(steps / executions)  # alike, so that hardly a step is added to make the last one whole
+        if executions * together > units:
+            executions, together = min(steps, units), 1
         self.steps_per_execution = together
-        self.steps = min(math.ceil(steps / together) * together, units)
+        self.steps = executions * together
         """Batches an epoch."""
         self.first_epoch = 0
         """The epoch that the stream begins with."""

@@ -129,7 +129,7 @@ class Resumable(keras.callbacks.Callback):  # type: ignore[misc]
         self,
         network: Any,
         identity: Mapping[str, Any],
-        precision: str,
+        conditions: Mapping[str, Any],
         checkpoint: Checkpoint,
         file: Path,
         plateau: Any,
@@ -141,7 +141,7 @@ class Resumable(keras.callbacks.Callback):  # type: ignore[misc]
         Args:
             network: what is trained.
             identity: what tells it from another network; fit for JSON.
-            precision: what it is computed in here; in another one the training begins anew.
+            conditions: what the state depends on beside; under others the training begins anew. Fit for JSON.
             checkpoint: where the state is kept.
             file: a local path for it on its way there.
             plateau: the ReduceLROnPlateau callback.
@@ -149,7 +149,7 @@ class Resumable(keras.callbacks.Callback):  # type: ignore[misc]
             log: prints a line.
         """
         super().__init__()
-        self._network, self._identity, self._precision = network, dict(identity), precision
+        self._network, self._identity, self._conditions = network, dict(identity), dict(conditions)
         self._checkpoint, self._file, self._plateau, self._stop, self._log = checkpoint, file, plateau, stop, log
         self._state: dict[str, Any] = {}
         self._is_kept = True
@@ -184,11 +184,12 @@ class Resumable(keras.callbacks.Callback):  # type: ignore[misc]
                 f"The state in {self._checkpoint.uri} is that of another network: {'; '.join(differing)}. Delete it "
                 f"and run again: the training begins anew."
             )
-        if state["precision"] != self._precision:  # another device's: its optimizer may hold other variables
-            self._log(
-                f"The state in {self._checkpoint.uri} was computed in {state['precision']}, not {self._precision}: the "
-                f"training begins anew."
+        if state["conditions"] != self._conditions:
+            then, now = (
+                ", ".join(f"{name} {value}" for name, value in each.items())
+                for each in (state["conditions"], self._conditions)
             )
+            self._log(f"The state in {self._checkpoint.uri} is of {then}, not {now}: the training begins anew.")
             return False
         self._state = state
         self._started -= state["seconds"]
@@ -261,7 +262,7 @@ class Resumable(keras.callbacks.Callback):  # type: ignore[misc]
         variables = [*self._network.variables, *self.model.optimizer.variables]
         self._state = {
             "identity": self._identity,
-            "precision": self._precision,
+            "conditions": self._conditions,
             "history": [*self.history, {name: float(logs[name]) for name in COLUMNS} | {"seconds": seconds}],
             "plateau": {name: getattr(self._plateau, name) for name in ("best", "wait", "cooldown_counter")},
             "stop": {name: getattr(self._stop, name) for name in ("best", "wait", "best_epoch")},
@@ -348,7 +349,9 @@ def fit(
     stop = keras.callbacks.EarlyStopping(
         "val_loss", mode="min", patience=params.stop_patience, restore_best_weights=True
     )
-    resumable = Resumable(network, identity, execution.precision, checkpoint, file, plateau, stop, log)
+    # Another device's optimizer may hold other variables, and a schedule counts steps.
+    conditions = {"precision": execution.precision, "steps an epoch": batches.steps}
+    resumable = Resumable(network, identity, conditions, checkpoint, file, plateau, stop, log)
     freeze_epochs = params.freeze_epochs if models.has_body(network) else 0
     trainee = Trainee(network, batches.resident, batches.devices)
 

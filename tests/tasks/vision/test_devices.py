@@ -1,8 +1,12 @@
+import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from tasks.vision import devices
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -31,3 +35,12 @@ def test_a_gpu_without_nvidia_smi_is_not_watched(on_gpu, monkeypatch):
     with devices.watched() as shares:
         pass
     assert shares == []
+
+
+def test_jax_is_told_to_be_deterministic_before_it_looks_for_devices():
+    """An unknown flag beside it ends the process where JAX reads the flags: so they are read after the import."""
+    code = "import os; from tasks.vision import devices; print(os.environ['XLA_FLAGS'], flush=True); devices.names()"
+    environment = os.environ | {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_there_is_no_such_flag=1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == f"--xla_there_is_no_such_flag=1 {devices.DETERMINISTIC}\n"
+    assert "Unknown flag in XLA_FLAGS" in done.stderr

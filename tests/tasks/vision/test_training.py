@@ -77,7 +77,7 @@ def test_batches_made_ahead_are_the_same(pack):
     assert np.array_equal(alone[9][1], ahead[9][1])  # and after the end, for who asks then
 
 
-@pytest.mark.parametrize(("asked", "steps"), [(1, 5), (3, 6), (8, 5), (100, 5)])
+@pytest.mark.parametrize(("asked", "steps"), [(1, 5), (3, 6), (4, 6), (8, 5), (100, 5)])
 def test_an_epoch_is_made_of_whole_executions(pack, asked, steps):
     batches = stream(pack, batch_size=2, steps_per_execution=asked)
     assert batches.steps == steps
@@ -238,14 +238,25 @@ def test_the_state_of_another_network_is_refused(tmp_path: Path, pack32, monkeyp
         fit(tmp_path, pack32, "vgg", epochs=1)
 
 
-def test_a_state_of_another_precision_begins_anew(tmp_path: Path, pack32, monkeypatch, capsys):
-    """What `auto` means on one device is not what it means on the next, and float16 has variables of its own."""
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (
+            {"precision": "float16"},
+            "is of precision float16, steps an epoch 3, not precision float32, steps an epoch 3",
+        ),
+        ({"steps_per_execution": 2}, "is of precision float32, steps an epoch 4, not "),
+    ],
+    ids=["precision", "steps"],
+)
+def test_a_state_of_another_device_begins_anew(tmp_path: Path, pack32, monkeypatch, capsys, other, said):
+    """What `auto` means on one isn't what it means on the next: float16 has variables of its own, steps are counted."""
     monkeypatch.setenv("GESSO_CHECKPOINT_SECONDS", "0")
     settings.cache_clear()
-    fit(tmp_path, pack32, epochs=1, execution=HOST._replace(precision="float16"))
+    fit(tmp_path, pack32, epochs=1, execution=HOST._replace(**other))
     _, fitted = fit(tmp_path, pack32, epochs=2)
     assert len(fitted.history) == 2
-    assert "was computed in float16, not float32: the training begins anew" in capsys.readouterr().out
+    assert said in capsys.readouterr().out
     _, resumed = fit(tmp_path, pack32, epochs=3)
     assert "Going on after epoch 2" in capsys.readouterr().out
     assert np.array_equal(resumed.history["loss"][:2], fitted.history["loss"])
