@@ -125,10 +125,12 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
             if error.best_epoch:
                 save(model, params, pack.size, classes, out)
             raise
-        probabilities = training.predict(model, pack, held_out, params.batch_size)
+        saved = save(model, params, pack.size, classes, out)
+        # What is scored, and calibrated, is what is used later: in another precision probabilities differ by a percent.
+        scored = model if execution.precision == "float32" else saved
+        probabilities = training.predict(scored, pack, held_out, params.batch_size)
 
     history, best_epoch = fitted.history, fitted.best_epoch
-    save(model, params, pack.size, classes, out)
     out.table("validation.parquet", predictions(validation, probabilities, classes))
     history.to_csv(out.path("history.csv"), index=False)
     draw_curves(history, best_epoch, out)
@@ -144,9 +146,7 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
         | started_from
         | {"execution": {"backend": devices.backend(), "device": devices.name(), **execution._asdict()}},
     )
-    best = history.loc[history["epoch"] == best_epoch].iloc[0]
-    out.metrics |= facts | {"images": len(drawn)}
-    out.metrics |= {name: float(best[name]) for name in ("val_macro_f1", "val_accuracy", "val_loss")}
+    out.metrics |= facts | {"images": len(drawn)} | training.scores(probabilities, validation["label"].to_numpy())
     out.metrics |= {
         "images_per_second": round(len(drawn) * len(history) / fitted.seconds, 1),
         "flops_per_image": flops,
@@ -182,14 +182,15 @@ def start_weights(model: Any, params: params.TrainParams, out: Output) -> dict[s
         path.unlink(missing_ok=True)
 
 
-def save(model: Any, params: params.TrainParams, size: int, classes: list[str], out: Output) -> None:
-    """Write the network, in float32 and without what only its training needs."""
+def save(model: Any, params: params.TrainParams, size: int, classes: list[str], out: Output) -> Any:
+    """Write the network, in float32 and without what only its training needs; returns it."""
     from tasks.vision import models
 
     bare = models.build(params.architecture, size, len(classes), params.seed, bottleneck=params.bottleneck)
     bare.set_weights(model.get_weights())
     models.save(bare, out.path("model.keras"))
     out.json("labels.json", classes)
+    return bare
 
 
 def parts(table: pd.DataFrame, params: params.TrainParams) -> tuple[pd.DataFrame, pd.DataFrame]:

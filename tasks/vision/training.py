@@ -68,6 +68,16 @@ def cross_entropy(probabilities: Probabilities, labels: Labels) -> float:
     return float(-np.log(np.maximum(true, 1e-7)).mean())
 
 
+def scores(probabilities: Probabilities, labels: Labels) -> dict[str, float]:
+    """The val_loss, val_accuracy and val_macro_f1 of class probabilities [images, classes]."""
+    predicted = probabilities.argmax(axis=1)
+    return {
+        "val_loss": cross_entropy(probabilities, labels),
+        "val_accuracy": float((predicted == labels).mean()),
+        "val_macro_f1": metrics.macro(metrics.classwise(labels, predicted, probabilities.shape[1]).f1),
+    }
+
+
 class Validation(keras.callbacks.Callback):  # type: ignore[misc]
     """Adds val_loss, val_accuracy, val_macro_f1 and the learning rate to an epoch's logs.
 
@@ -80,11 +90,7 @@ class Validation(keras.callbacks.Callback):  # type: ignore[misc]
         self._batch_size = batch_size
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        probabilities = predict(self._network, self._pack, self._rows, self._batch_size)
-        predicted = probabilities.argmax(axis=1)
-        logs["val_loss"] = cross_entropy(probabilities, self._labels)
-        logs["val_accuracy"] = float((predicted == self._labels).mean())
-        logs["val_macro_f1"] = metrics.macro(metrics.classwise(self._labels, predicted, probabilities.shape[1]).f1)
+        logs |= scores(predict(self._network, self._pack, self._rows, self._batch_size), self._labels)
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
 

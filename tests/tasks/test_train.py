@@ -123,11 +123,12 @@ def test_learns_to_tell_stripes_apart(resampled: Resampled, run_step, capsys):
     assert "<svg" in trained.path("curves.svg").read_text()
 
 
-def test_validation_table_is_of_the_saved_model(resampled: Resampled, run_step):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_validation_table_is_of_the_saved_model(resampled: Resampled, run_step, precision):
     from tasks.vision import models
 
     given = resampled(train=(9, 5, 5))
-    trained = run_step("train", given, **quick(epochs=2))
+    trained = run_step("train", given, **quick(epochs=2, precision=precision))
     table = trained.table("validation.parquet")
     assert list(table) == ["row", "key", "class", "predicted", "p_0", "p_1", "p_2"]
     assert table["key"].is_monotonic_increasing
