@@ -112,6 +112,13 @@ def run(inputs: Inputs, params: params.PromoteParams, out: Output) -> None:
     }
 
 
+def reuse(inputs: Inputs, params: params.PromoteParams, out: Output, found: Artifact) -> None:
+    """Put the candidate in use where the decision that was found says so: the pointer may have been deleted, or moved
+    back, since. Raises as `put_in_use`."""
+    if found.metrics["verdict"] == "PROMOTE":
+        put_in_use(out.store, dataset(inputs), chosen(inputs), inputs.one("evaluate"), *out.observed)
+
+
 def dataset(inputs: Inputs) -> str:
     """The data set whose champion it is."""
     return str(inputs.one("snapshot").json("snapshot.json")["dataset"])
@@ -218,7 +225,7 @@ def no_images() -> Check:
     """What to say where nothing is left to compare by."""
     message = (
         "There is no test image by which both models can be judged: the champion was trained on all of them, or they "
-        "are gone from the data set. Keep the seed and the shares of the split, or add images."
+        "are gone from the data set. Keep the shares of the split, or add images."
     )
     return Check("same images", False, "0", "at least 1", message)
 

@@ -7,6 +7,7 @@ A step is a module `tasks.<name>` with
     RESOURCES = ("templates/report.html",)             # optional: files beside the code that shape its output
     def run(inputs, params, out): ...                  # writes files to `out`
     def observe(inputs, params, out): ...              # optional: what it sees of the outside world, see below
+    def reuse(inputs, params, out, found): ...         # optional: what it does besides, where its artifact is there
 
 `observe` is for the few steps that depend on more than artifacts and params: the bucket's listing, the champion, a
 file a person edits. It returns (facts for the key, anything for `run` as `out.observed`).
@@ -80,6 +81,7 @@ class Step:
     params: type[Section]
     run: Callable[[Inputs, Any, Output], None]
     observe: Callable[[Inputs, Any, Output], tuple[Any, Any]]
+    reuse: Callable[[Inputs, Any, Output, Artifact], None]
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,10 @@ class Result:
 
 def _nothing(inputs: Inputs, params: Any, out: Output) -> tuple[None, None]:
     return None, None
+
+
+def _as_it_is(inputs: Inputs, params: Any, out: Output, found: Artifact) -> None:
+    """Most steps do nothing beside writing their artifact."""
 
 
 def load(name: str) -> Step:
@@ -110,6 +116,7 @@ def load(name: str) -> Step:
         module.Params,
         module.run,
         getattr(module, "observe", _nothing),
+        getattr(module, "reuse", _as_it_is),
     )
 
 
@@ -296,6 +303,7 @@ def execute(
             )
         found = find_whole(store, name, key)
         if found is not None and hold(found):
+            step.reuse(opened, params, out, found)
             return Result(found, reused=True)
         store.check()
         out.checkpoint.key = key

@@ -4,7 +4,7 @@ import pytest
 
 from tasks import evaluate, promote
 from tasks.core.artifacts import Artifact
-from tasks.core.champion import Champion, move_champion, read_champion
+from tasks.core.champion import Champion, champion_key, move_champion, read_champion
 from tasks.core.errors import ParamsError, StoreError
 from tasks.core.step import execute
 from tests.tasks.judging import CLASSES, World
@@ -185,6 +185,21 @@ def test_a_rerun_finds_its_own_decision(world, run_step):
     assert again.reused
     assert again.artifact.key == first.key
     assert champion_of(world) == moved
+
+
+@pytest.mark.parametrize("before", [None, "red"], ids=["deleted", "moved back"])
+def test_a_decision_that_is_found_again_is_carried_out(world, run_step, before):
+    old = world.model(before) if before else None
+    if old:
+        crown(world, old)
+    inputs = inputs_of(run_step, world, world.model("blue"))
+    first = run_step("promote", inputs)
+    promoted = champion_of(world)
+    world.store.delete(champion_key(str(world.dataset)))
+    if old:
+        crown(world, old)
+    assert run_step("promote", inputs).key == first.key
+    assert champion_of(world) == promoted
 
 
 def test_a_crash_after_the_pointer_moved_repeats_safely(world, run_step):
