@@ -203,15 +203,17 @@ class Artifact:
             DataError: no such file, or its content is not what was committed.
         """
         key, facts = self.key_of(name), self.manifest["files"][name]
-        local = self.store.local_path(key)
-        if local is None:
-            local = settings().scratch_folder / "copies" / f"{facts['sha256']}{Path(name).suffix}"
-            if not local.exists():
+        in_store = self.store.local_path(key)
+        local = in_store or settings().scratch_folder / "copies" / f"{facts['sha256']}{Path(name).suffix}"
+        if name not in self._verified or not local.exists():
+            whole = _is_as_committed(local, facts)
+            if not whole and in_store is None:  # not here yet, or damaged here
+                local.unlink(missing_ok=True)
                 with suppress(NotFound):
                     self.store.download(key, local)
-        if name not in self._verified:
-            if not local.exists() or local.stat().st_size != facts["size"] or file_sha256(local) != facts["sha256"]:
-                if self.store.local_path(key) is None:
+                whole = _is_as_committed(local, facts)
+            if not whole:
+                if in_store is None:
                     local.unlink(missing_ok=True)
                 raise DataError(
                     f"{name} in {self.uri} is missing or was changed after its commit. "
@@ -236,7 +238,7 @@ class Artifact:
         for each, path in zip(names, paths, strict=True):
             target = folder / each.removeprefix(f"{name}/")
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
+            if not _is_as_committed(target, self.manifest["files"][each]):
                 partial = target.with_name(f"{target.name}.{os.getpid()}")
                 shutil.copyfile(path, partial)
                 partial.replace(target)
@@ -261,6 +263,10 @@ class Artifact:
 
     def _files(self) -> Iterator[dict[str, Any]]:
         yield from self.manifest["files"].values()
+
+
+def _is_as_committed(file: Path, facts: Mapping[str, Any]) -> bool:
+    return file.exists() and file.stat().st_size == facts["size"] and file_sha256(file) == facts["sha256"]
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,20 @@
 import pytest
 
-from tasks.core.artifacts import Artifact
+from tasks.core.artifacts import Artifact, Output
 from tasks.core.errors import DataError
+from tasks.core.store import open_store
 from tests.tasks.judging import make
+
+
+def write(out: Output) -> None:
+    out.text("export/saved_model.pb", "graph")
+    out.text("export/variables/index", "none")
+    out.text("export.json", "{}")
 
 
 @pytest.fixture
 def artifact(any_store, tmp_path) -> Artifact:
-    def files(out):
-        out.text("export/saved_model.pb", "graph")
-        out.text("export/variables/index", "none")
-        out.text("export.json", "{}")
-
-    return make(any_store, "evaluate", files, tmp_path)
+    return make(any_store, "evaluate", write, tmp_path)
 
 
 def test_a_directory_is_there_as_a_folder(artifact):
@@ -32,3 +34,13 @@ def test_a_file_of_a_directory_that_was_changed(artifact):
     artifact.store.put(artifact.key_of("export/variables/index"), b"some")
     with pytest.raises(DataError, match=r"export/variables/index in .* is missing or was changed"):
         artifact.directory("export")
+
+
+def test_a_local_copy_that_was_damaged_is_fetched_again(s3, tmp_path):
+    """As a power cut leaves one; a folder as a store has no copies."""
+    artifact = make(open_store(s3), "evaluate", write, tmp_path)
+    artifact.path("export.json").write_bytes(b"{")
+    (artifact.directory("export") / "saved_model.pb").write_bytes(b"")
+    opened = Artifact.open(artifact.uri)
+    assert opened.path("export.json").read_bytes() == b"{}"
+    assert (opened.directory("export") / "saved_model.pb").read_text() == "graph"
