@@ -133,9 +133,8 @@ def seen(validate: Artifact, cluster: Artifact) -> pd.DataFrame:
 
 
 def _other_params(before: Artifact, now: Artifact) -> list[str]:
-    """The params that differ between two artifacts, the seed aside: verdicts hardly depend on it."""
-    names = (before.params.keys() | now.params.keys()) - {"seed"}
-    return sorted(name for name in names if before.params.get(name) != now.params.get(name))
+    """The params that differ between two artifacts."""
+    return sorted(name for name in before.params.keys() & now.params.keys() if before.params[name] != now.params[name])
 
 
 #: How the median of a measure is told.

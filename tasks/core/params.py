@@ -184,7 +184,7 @@ class EdaParams(Section):
     """The exploration has no params of its own: it shows the data as they came."""
 
 
-class ClusterParams(Seeded):
+class ClusterParams(Section):
     separate: bool = _param(
         True,
         "Cleaning",
@@ -287,7 +287,7 @@ class TrainShared(Seeded, Sized, Lasting):
         "",
         "Training",
         "file:// or s3:// URI of weights that a keras:<Name> network starts from; {name} in it stands for <Name>. "
-        "Empty: it starts from scratch.",
+        "Empty: it starts from scratch. Other weights want another URI: a training is known by it.",
     )
     freeze_epochs: int = _param(
         0, "Training", "Epochs in which only the head of a keras:<Name> network is trained, at most.", ge=0, le=1000
@@ -310,6 +310,13 @@ class TrainParams(TrainShared):
     architecture: Architecture = Field("residual", description="The network to train.")
     fold: int = Field(0, ge=0, le=20, description="Which fold of a cross-validation this trains; 0: none of them.")
     of_folds: int = Field(0, ge=0, le=20, description="Into how many folds the cross-validation divides the images.")
+
+    def for_key(self) -> dict[str, Any]:
+        """As for any section, without what this architecture doesn't look at: it would be trained twice for nothing."""
+        unread = set() if self.architecture == "residual" else {"bottleneck"}
+        if not self.architecture.startswith("keras:"):
+            unread |= {"weights", "freeze_epochs", "unfrozen_rate"}
+        return {name: value for name, value in super().for_key().items() if name not in unread}
 
 
 class PodParams(Section):

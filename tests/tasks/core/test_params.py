@@ -182,6 +182,18 @@ def test_observed_params_stay_out_of_the_key() -> None:
     assert "seed" in TrainParams().for_key()
 
 
+def test_a_training_is_known_by_what_its_architecture_looks_at():
+    other = {"bottleneck": "inner", "weights": "s3://a/b.h5", "freeze_epochs": 3, "unfrozen_rate": 0.5}
+    for architecture, looked_at in (
+        ("baseline", set()),
+        ("residual", {"bottleneck"}),
+        ("keras:MobileNetV2", {"weights", "freeze_epochs", "unfrozen_rate"}),
+    ):
+        key = TrainParams.of({"architecture": architecture, **other}).for_key()
+        assert key.keys() & other.keys() == looked_at
+        assert {"architecture", "epochs", "seed"} <= key.keys()
+
+
 def test_an_instant_without_a_zone_is_utc() -> None:
     as_of = SnapshotParams.of({"as_of": "2026-03-01T12:00:00+09:00"}).as_of
     assert as_of is not None
