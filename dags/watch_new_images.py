@@ -40,12 +40,12 @@ from tasks.core.settings import settings
 def watch_new_images() -> None:
     @task
     def what_landed(triggering_asset_events: Any = None) -> dict[str, Any]:
-        events = triggering_asset_events[IMAGES]
-        if not events:
+        listings = [event for event in triggering_asset_events[IMAGES] if "payload" in event.extra]
+        if not listings:  # a person pressed Trigger, or *Create asset event*
             raise AirflowSkipException(
                 "No images have landed: this run was started by hand. Trigger `retrain` instead."
             )
-        newest: dict[str, Any] = max(events, key=lambda event: event.timestamp).extra["payload"]
+        newest: dict[str, Any] = max(listings, key=lambda event: event.timestamp).extra["payload"]
         print(
             f"gesso > {newest['landed']:,} of {newest['images']:,} images are new in {newest['dataset']}.", flush=True
         )

@@ -29,6 +29,7 @@ from tasks.core.runs import instance_name, is_drawn
 from tasks.core.settings import from_environment, settings
 from tasks.core.step import expected_key, find_whole
 from tasks.core.store import open_store
+from tasks.core.use import hold
 
 GPU = "nvidia.com/gpu"
 
@@ -194,7 +195,7 @@ class StepPod(KubernetesPodOperator):
     def execute(self, context: Any) -> str | None:
         """Start the pod, unless its artifact is there. Returns and raises as `_watch`."""
         self._prepare(context)
-        if artifact := self._committed():
+        if (artifact := self._committed()) and hold(artifact):
             if context["ti"].try_number > 1:
                 self._delete_left_pod(context)
             return self._finish(context, artifact, reused=True)

@@ -49,8 +49,9 @@ def _conf(options: argparse.Namespace) -> dict[str, Any]:
         raise ParamsError(f"PARAMS is not JSON: {error}. Example: PARAMS='{{\"epochs\": 5}}'.") from None
     if not isinstance(given, dict):
         raise ParamsError(f"PARAMS is not a JSON object: {options.params!r}. Example: PARAMS='{{\"epochs\": 5}}'.")
+    given = {**settings().params, **given}
     dataset = options.dataset or given.get("dataset") or settings().dataset
-    conf = {"preset": options.preset or ("quick" if dataset else "demo"), **given}
+    conf = {"preset": "quick" if dataset else "demo", **given} | ({"preset": options.preset} if options.preset else {})
     Params.of(conf)
     if dataset:
         conf["dataset"] = dataset if "://" in dataset else str(Path(dataset).absolute())

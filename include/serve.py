@@ -212,10 +212,18 @@ def _environment(home: Path, database: str, port: int) -> dict[str, str]:
         **{name: os.environ.get(f"AIRFLOW__{name.upper()}", seconds) for name, seconds in AFTER_A_DEATH.items()},
     ) | {
         "GESSO_DEADLINE_HOURS": os.environ.get("GESSO_DEADLINE_HOURS", "24"),
+        **_params(),
         # Tasks run side by side, and BLAS threads that spin until the other's turn come to a tenth of their speed.
         "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1"),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
+
+
+def _params() -> dict[str, str]:
+    """The demo's preset for what the schedule starts on the demo: the original's would train for hours on a CPU."""
+    if os.environ.get("GESSO_PARAMS") or os.environ.get("GESSO_DATASET"):
+        return {}
+    return {"GESSO_PARAMS": '{"preset": "demo"}'}
 
 
 def _logins(home: Path) -> dict[str, str]:

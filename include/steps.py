@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, A
 
 from include.assets import champion_changed, tell_lineage
 from tasks.core.artifacts import Artifact
+from tasks.core.champion import read_champion
 from tasks.core.errors import GO_ON, TRY_AGAIN, WORDS, GessoError, Interrupted
 from tasks.core.params import Params, Section
-from tasks.core.runs import Record, change_record, forget_failure, instance_name, is_drawn, record_failure
+from tasks.core.runs import Record, change_record, forget_failure, instance_name, is_drawn, mend_failure, record_failure
 from tasks.core.settings import settings
 from tasks.core.step import Result, execute, expected_key, find_whole, load
 from tasks.core.store import open_store
@@ -154,6 +156,7 @@ def _run_step(
             raise AirflowSkipException(f"{', '.join(skipped)} did not run.")
         section = section_of(name, context, {**instance, **(given or {})})
         run = _execute_apart if name in APART else execute
+        before = _in_use(uris) if name == "promote" else ""
         try:
             result = run(name, uris, section, settings().store_uri)
         except GessoError as error:
@@ -161,11 +164,19 @@ def _run_step(
                 raise
             leave_out(instance, str(error))
             return None
-        # A first try may have changed the champion and died before Airflow wrote its event down.
-        fresh = not result.reused or context["ti"].try_number > 1
-        if name == "promote" and fresh and result.artifact.metrics["verdict"] == "PROMOTE":
-            champion_changed(context, result.artifact, Artifact.open(str(uris["snapshot"])))
+        if name == "promote":
+            # A first try may have changed the champion and died before Airflow wrote its event down.
+            changed = _in_use(uris) != before or context["ti"].try_number > 1
+            if changed and result.artifact.metrics["verdict"] == "PROMOTE":
+                champion_changed(context, result.artifact, Artifact.open(str(uris["snapshot"])))
         return finish(context, name, instance, result.artifact, result.reused, time.monotonic() - started)
+
+
+def _in_use(uris: Mapping[str, str | Sequence[str]]) -> str:
+    """URI of the champion of the data set of these inputs; empty before the first."""
+    dataset = str(Artifact.open(str(uris["snapshot"])).json("snapshot.json")["dataset"])
+    champion, _ = read_champion(open_store(settings().store_uri), dataset)
+    return champion.model if champion else ""
 
 
 def leave_out(instance: Mapping[str, Any], message: str) -> None:
@@ -194,6 +205,11 @@ def failing_well(name: str, instance: Mapping[str, Any] | None = None) -> Iterat
     """
     try:
         yield
+        context = get_current_context()
+        if context["ti"].try_number > 1:  # what failed before is not why the run fails, if it does
+            run = context["dag_run"]
+            with suppress(GessoError):
+                mend_failure(open_store(settings().store_uri), run.dag_id, run.run_id, name, instance)
     except GessoError as error:
         tell_failure(get_current_context(), name, str(error), instance)
         if error.exit_status == TRY_AGAIN:
@@ -321,9 +337,16 @@ def _record(
 
     def change(record: Record) -> None:
         forget_failure(record, name, instance)
-        record.setdefault("run_type", str(getattr(run.run_type, "value", run.run_type)))
-        record.setdefault("as_of", str(run_params().as_of or as_of(context) or run.run_after))
-        record.setdefault("params", run_params().model_dump(mode="json"))
+        if name == "snapshot" or "params" not in record:  # a run that is run again may be asked for something else
+            record["run_type"] = str(getattr(run.run_type, "value", run.run_type))
+            record["as_of"] = str(run_params().as_of or as_of(context) or datetime.now(UTC))
+            record["params"] = run_params().model_dump(mode="json")
+        if name == "snapshot":
+            record |= {"steps": {}, "failed": {}}
+        elif name == "report":  # the last step: the run has ended well
+            record["failed"] = {}
+        else:
+            record["steps"].pop("report", None)  # it is of what was there before
         entries = record["steps"].setdefault(name, [])
         entries[:] = [other for other in entries if other.get("instance", {}) != dict(instance)] + [entry]
 

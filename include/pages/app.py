@@ -135,7 +135,7 @@ def report(dag_id: str, run_id: str, request: Request, wait: bool = True) -> Res
     except NotFound:
         run = None
     made = run.artifacts("report") if run else []
-    if made:
+    if made and run and not run.record.get("failed"):
         return _report(made[-1], request)
     airflow = progress(dag_id, run_id)
     if run is None and not airflow.state:

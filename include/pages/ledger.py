@@ -176,5 +176,9 @@ def _thumbnail_group(scan: str, group: int) -> pa.ChunkedArray:
 
 
 @lru_cache(16)
+def _scan(uri: str) -> Artifact:
+    return Artifact.open(uri)
+
+
 def _thumbnail_file(scan: str) -> Path:
-    return Artifact.open(scan).path("thumbnails.parquet")
+    return _scan(scan).path("thumbnails.parquet")

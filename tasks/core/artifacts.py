@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 MANIFEST = "artifact.json"
 ROW_GROUP = 131_072  # rows of a table that a reader holds in memory at once, at least
+
+#: How long a copy of a remote artifact's file is kept after it was last used.
+KEPT_DAYS = 7
 
 #: What a line of a step's progress begins with, so that it can be told from what libraries print.
 PROGRESS = "gesso | "
@@ -204,7 +208,7 @@ class Artifact:
         """
         key, facts = self.key_of(name), self.manifest["files"][name]
         in_store = self.store.local_path(key)
-        local = in_store or settings().scratch_folder / "copies" / f"{facts['sha256']}{Path(name).suffix}"
+        local = in_store or copies_folder() / f"{facts['sha256']}{Path(name).suffix}"
         if name not in self._verified or not local.exists():
             whole = _is_as_committed(local, facts)
             if not whole and in_store is None:  # not here yet, or damaged here
@@ -220,6 +224,8 @@ class Artifact:
                     f"Delete that artifact's folder, if it is there, and run again: the step makes it anew."
                 )
             self._verified.add(name)
+        if in_store is None:
+            _note_use(local)
         return local
 
     def directory(self, name: str) -> Path:
@@ -234,7 +240,7 @@ class Artifact:
         paths = [self.path(each) for each in names]
         if self.store.local_path(self.key_of(names[0])) is not None:
             return paths[0].parents[names[0].count("/") - name.count("/") - 1]
-        folder = settings().scratch_folder / "copies" / f"{self.key}-{name.replace('/', '-')}"
+        folder = copies_folder() / f"{self.key}-{name.replace('/', '-')}"
         for each, path in zip(names, paths, strict=True):
             target = folder / each.removeprefix(f"{name}/")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -242,6 +248,7 @@ class Artifact:
                 partial = target.with_name(f"{target.name}.{os.getpid()}")
                 shutil.copyfile(path, partial)
                 partial.replace(target)
+        _note_use(folder)
         return folder
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> "pd.DataFrame":
@@ -263,6 +270,25 @@ class Artifact:
 
     def _files(self) -> Iterator[dict[str, Any]]:
         yield from self.manifest["files"].values()
+
+
+def copies_folder() -> Path:
+    """Where copies of remote artifacts' files are kept, for whoever reads them next."""
+    return settings().scratch_folder / "copies"
+
+
+def forget_copies() -> None:
+    """Delete the copies that nobody has used for `KEPT_DAYS`."""
+    before = time.time() - KEPT_DAYS * 24 * 3600
+    for copy in copies_folder().glob("*"):
+        with suppress(OSError):  # another process was quicker
+            if copy.stat().st_mtime < before:
+                shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
+
+
+def _note_use(copy: Path) -> None:
+    with suppress(OSError):  # another user's
+        os.utime(copy)
 
 
 def _is_as_committed(file: Path, facts: Mapping[str, Any]) -> bool:

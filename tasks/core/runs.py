@@ -61,6 +61,16 @@ def record_failure(
     change_record(store, dag_id, run_id, change)
 
 
+def mend_failure(store: Store, dag_id: str, run_id: str, step: str, instance: Mapping[str, Any] | None = None) -> None:
+    """Take out of a run's record that a step failed, if it is there: it has ended well since."""
+    try:
+        failed = read_record(store, dag_id, run_id).get("failed", {})
+    except NotFound:
+        return
+    if step in failed:
+        change_record(store, dag_id, run_id, lambda record: forget_failure(record, step, instance))
+
+
 def forget_failure(record: Record, step: str, instance: Mapping[str, Any] | None = None) -> None:
     """Take out of a record that a step failed: it has ended well since."""
     failed = record.get("failed", {})

@@ -35,7 +35,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tasks.core.artifacts import MANIFEST, Artifact, Inputs, Output, artifact_key, file_sha256
+from tasks.core.artifacts import MANIFEST, Artifact, Inputs, Output, artifact_key, file_sha256, forget_copies
 from tasks.core.checkpoint import Checkpoint
 from tasks.core.errors import GessoError, Interrupted, NotFound, ParamsError, StoreError
 from tasks.core.params import Section
@@ -203,7 +203,8 @@ def open_inputs(step: Step, uris: Mapping[str, str | Sequence[str]]) -> Inputs:
 
 @contextlib.contextmanager
 def scratch(name: str) -> Iterator[Path]:
-    """A private folder for unfinished work, removed afterwards; what killed processes left is swept first."""
+    """A private folder for unfinished work, removed afterwards; what killed processes left, and copies that nobody
+    used for days, are swept first."""
     root = settings().scratch_folder / "work"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -215,6 +216,7 @@ def scratch(name: str) -> Iterator[Path]:
                     continue  # its process is alive
                 shutil.rmtree(left.with_suffix(""), ignore_errors=True)
                 left.unlink(missing_ok=True)
+        forget_copies()
         folder = root / f"{name}-{uuid.uuid4().hex[:8]}"
         with folder.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

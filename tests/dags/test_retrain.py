@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException
 
 from include import steps
+from include.assets import IMAGES
 from include.form import SECTIONS
 from include.pods import pod_settings
 from tasks.core.artifacts import Artifact
@@ -71,6 +73,16 @@ def test_a_watch_that_fails_is_tried_again(database: None) -> None:
     watch = read_dag("watch_new_images")
     assert {task.retries for task in watch.task_dict.values()} == {2}
     assert watch.is_paused_upon_creation
+
+
+def test_an_event_that_a_person_made_is_no_listing(database: None) -> None:
+    look = read_dag("watch_new_images").get_task("what_landed").python_callable
+    made = SimpleNamespace(timestamp=2, extra={"from_rest_api": True})
+    landed = {"landed": 3, "images": 9, "dataset": "/data", "listing": "abc"}
+    seen = SimpleNamespace(timestamp=1, extra={"payload": landed})
+    assert look({IMAGES: [seen, made]}) == landed
+    with pytest.raises(AirflowSkipException, match=r"started by hand. Trigger `retrain` instead"):
+        look({IMAGES: [made]})
 
 
 def test_the_dag_says_what_it_is(retrain: Any) -> None:

@@ -186,11 +186,13 @@ def test_a_committed_artifact_is_taken_without_a_pod(
     operator = prepared(given, monkeypatch)
     store = open_store(settings().store_uri)
     made = {"step": "train", "key": operator._key, "inputs": {}, "metrics": {"images": 3}, "seconds": 1, "files": {}}
+    made["made_at"] = "2026-01-04T00:00:00+00:00"
     store.create(f"artifacts/train/{operator._key}/artifact.json", json.dumps(made).encode())
     monkeypatch.setattr("include.steps._record", lambda *_: None)
     task = Task()
     uri = operator.execute({"ti": task})
     assert Artifact.open(uri).key == operator._key
+    assert "used_at" in Artifact.open(uri).manifest, "held against who cleans up"
     assert task.pushed == {"summary": {"images": 3}, "return_value": uri}
 
 

@@ -1,10 +1,13 @@
 """`make run` says what of its params can't be used, before Airflow starts."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from include import run
+from tasks.core.settings import settings
 
 
 @pytest.mark.parametrize(
@@ -21,6 +24,17 @@ from include import run
 def test_params_that_can_not_be_used(params: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["--params", params]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_params_of_the_environment_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(run, "_run", lambda conf: asked.append(conf) or 0)
+    monkeypatch.setenv("GESSO_PARAMS", json.dumps({"preset": "original", "dataset": str(tmp_path), "epochs": 7}))
+    settings.cache_clear()
+    assert run.main(["--params", '{"folds": 2}']) == 0
+    assert run.main(["--preset", "quick", "--dataset", "s3://a/b"]) == 0
+    own = {"preset": "original", "dataset": str(tmp_path), "epochs": 7}
+    assert asked == [own | {"folds": 2}, own | {"preset": "quick", "dataset": "s3://a/b"}]
 
 
 def test_a_folder_that_can_not_be_written(

@@ -87,3 +87,22 @@ def test_another_shells_commands_go_by_what_serves(
     assert started[-1]["AIRFLOW__API__PORT"] == "8081"
     assert started[-1]["AIRFLOW__API__BASE_URL"] == "http://localhost:8081"
     assert (home / "airflow" / "passwords.json").read_text() == logins
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "params"),
+    [
+        ("", "", '{"preset": "demo"}'),
+        ("GESSO_DATASET", "/data", None),
+        ("GESSO_PARAMS", '{"epochs": 5}', '{"epochs": 5}'),
+    ],
+)
+def test_on_the_demo_the_schedule_trains_what_the_demo_is_for(
+    name: str, value: str, params: str | None, started: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GESSO_DATASET")
+    if name:
+        monkeypatch.setenv(name, value)
+    shell(monkeypatch)
+    supervise()
+    assert {environment.get("GESSO_PARAMS") for environment in started} == {params}

@@ -150,6 +150,17 @@ def test_without_a_report_the_steps_so_far_are_shown(
     assert "<img src=x" not in page
 
 
+def test_a_run_that_is_run_again_and_fails_says_why(
+    browser: Browser, make_run: Make, airflow_run: Callable[..., None], store: LocalStore
+) -> None:
+    make_run()
+    airflow_run("failed")
+    record_failure(store, "retrain", RUN, "validate", "The store is away.")
+    shown = text(browser("viewer").get(address(f"{RUN}/report")).text)
+    assert "validate failed" in shown
+    assert "The store is away." in shown
+
+
 def test_pictures_and_tables_of_the_steps_so_far(
     browser: Browser, make_run: Make, airflow_run: Callable[..., None]
 ) -> None:

@@ -1,7 +1,10 @@
+import os
+
 import pytest
 
 from tasks.core.artifacts import Artifact, Output
 from tasks.core.errors import DataError
+from tasks.core.step import scratch
 from tasks.core.store import open_store
 from tests.tasks.judging import make
 
@@ -44,3 +47,18 @@ def test_a_local_copy_that_was_damaged_is_fetched_again(s3, tmp_path):
     opened = Artifact.open(artifact.uri)
     assert opened.path("export.json").read_bytes() == b"{}"
     assert (opened.directory("export") / "saved_model.pb").read_text() == "graph"
+
+
+def test_copies_are_kept_while_they_are_used(s3, tmp_path):
+    artifact = make(open_store(s3), "evaluate", write, tmp_path)
+    used, unused, folder = (
+        artifact.path("export.json"),
+        artifact.path("export/saved_model.pb"),
+        artifact.directory("export"),
+    )
+    for each in (used, unused, folder):
+        os.utime(each, (0, 0))
+    assert artifact.json("export.json") == {}
+    with scratch("scan"):
+        assert (used.exists(), unused.exists(), folder.exists()) == (True, False, False)
+    assert (artifact.directory("export") / "saved_model.pb").read_text() == "graph"
