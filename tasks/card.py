@@ -144,7 +144,7 @@ def limits(
         found.append(f"Tested on fewer than {FEW_TEST_IMAGES} images, which says little: {', '.join(map(label, few))}.")
     found.extend(
         f"Weaker where {row['by']} is {label(row['slice'], 48)}: accuracy {row['accuracy']:.2f} on {row['images']} "
-        f"images, where {row['expected']:.2f} was to be expected of their classes."
+        f"images, where their classes have {row['expected']:.2f} elsewhere."
         for row in slices[slices["weak"]].to_dict("records")
     )
     if suspects := evaluation["suspects"]["found"]:

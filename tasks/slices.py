@@ -1,6 +1,7 @@
 """Where a model is better or worse than its classes alone explain: the test part cut into slices."""
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import pandas as pd
 
 from tasks.core.artifacts import Artifact
 from tasks.vision import metrics
+
+Counts = npt.NDArray[np.int64]
 
 QUARTERS = 4
 """Into how many parts of equal size a measure cuts the test part."""
@@ -33,7 +36,7 @@ def described(test: pd.DataFrame, validate: Artifact, cluster: Artifact) -> pd.D
 
 
 def slices(images: pd.DataFrame, right: npt.NDArray[np.bool_]) -> pd.DataFrame:
-    """Accuracy by slice; a cut that leaves one slice only is left out.
+    """Accuracy by slice. Images of a class that is nowhere else in the cut are left out: nothing compares with them.
 
     Args:
         images: as `described` gives them.
@@ -41,37 +44,57 @@ def slices(images: pd.DataFrame, right: npt.NDArray[np.bool_]) -> pd.DataFrame:
 
     Returns:
         A row a slice: by, slice, images, accuracy, low, high (95% interval, Wilson 1927), expected (the accuracy that
-        its mix of classes would have if each class were as easy there as elsewhere), weak (even the interval that
-        allows for as many slices as there are, by Bonferroni, lies below expected).
+        its mix of classes has elsewhere), weak (accuracy lies below expected, and so low by chance in one of forty
+        data sets at most, as many slices as there are allowed for by Bonferroni).
     """
-    of_class = pd.Series(right).groupby(images["label"].to_numpy()).transform("mean").to_numpy()
+    label = pd.factorize(images["label"])[0]
+    total = np.bincount(label)
+    hits = np.bincount(label[right], minlength=len(total))
     rows: list[dict[str, Any]] = []
     for by, cut in _cuts(images).items():
-        names = cut.dropna()
-        counts = names.value_counts()
-        shown = [name for name in pd.unique(names.sort_values()) if counts[name] >= FEW]
-        if len(counts) < 2:
-            continue
-        for name in shown:
-            here = (cut == name).fillna(False).to_numpy(bool)
-            low, high = metrics.wilson(int(right[here].sum()), int(here.sum()))
-            expected = float(of_class[here].mean())
+        for name in pd.unique(cut.dropna().sort_values()):
+            inside = (cut == name).fillna(False).to_numpy(bool)
+            here = inside & (np.bincount(label[inside], minlength=len(total)) < total)[label]
+            if here.sum() < FEW:
+                continue
+            drawn = np.bincount(label[here], minlength=len(total))
+            found = np.bincount(label[here & right], minlength=len(total))
+            low, high = metrics.wilson(int(found.sum()), int(drawn.sum()))
             rows.append(
                 {
                     "by": by,
                     "slice": str(name),
-                    "images": int(here.sum()),
+                    "images": int(drawn.sum()),
                     "accuracy": float(right[here].mean()),
                     "low": low,
                     "high": high,
-                    "expected": expected,
+                    "expected": float(((hits - found) / (total - drawn))[label[here]].mean()),
+                    "chance": _chance(total, hits, drawn, int(found.sum())),
                 }
             )
-    found = pd.DataFrame(rows, columns=["by", "slice", "images", "accuracy", "low", "high", "expected"])
-    hits = (found["accuracy"] * found["images"]).round().astype(int)
-    # Of forty slices one lies outside its interval by chance.
-    allowed = [metrics.wilson(*each, 1 - 0.05 / len(found))[1] for each in zip(hits, found["images"], strict=True)]
-    return found.assign(weak=np.array(allowed, float) < found["expected"])
+    table = pd.DataFrame(rows, columns=["by", "slice", "images", "accuracy", "low", "high", "expected", "chance"])
+    weak = (table["chance"] * len(table) < 0.025) & (table["accuracy"] < table["expected"])
+    return table.drop(columns="chance").assign(weak=weak)
+
+
+def _chance(total: Counts, hits: Counts, drawn: Counts, found: int) -> float:
+    """How probable it is that a slice has no more hits than it has if its images are any of their classes'.
+
+    That is the exact form of the test of Cochran (1954), Mantel and Haenszel (1959), on one side: a slice's hits are a
+    sum of hypergeometric numbers, one a class.
+
+    Args:
+        total: images of each class.
+        hits: how many of them got their class.
+        drawn: how many of them are in the slice.
+        found: images of the slice that got their class.
+    """
+    from scipy import stats
+
+    by_class = [
+        stats.hypergeom.pmf(np.arange(drawn[at] + 1), total[at], hits[at], drawn[at]) for at in np.flatnonzero(drawn)
+    ]
+    return float(reduce(np.convolve, by_class)[: found + 1].sum())
 
 
 def _cuts(images: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
