@@ -106,7 +106,7 @@ def _cuts(images: pd.DataFrame) -> dict[str, "pd.Series[Any]"]:
         "cluster": group.where(several),
         "shorter side": _quarters(images[["width", "height"]].min(axis=1), "{0:.0f} to {1:.0f} px".format),
         "brightness": _quarters(images["brightness"].round(), "{0:.0f} to {1:.0f} of 255".format),
-        "near duplicates": images["duplicates"].gt(1).map({True: "has near duplicates", False: "one of a kind"}),
+        "duplicates": images["duplicates"].gt(1).map({True: "has duplicates", False: "one of a kind"}),
         "date added": _quarters(days, lambda low, high: f"{_day(low)} to {_day(high)}"),
     }
 

@@ -288,10 +288,8 @@ def test_scores_have_intervals_and_confidence_is_calibrated(judged, evaluate):
 
 def test_slices_are_those_of_the_test_part(judged):
     found = judged[1].table("slices.parquet")
-    assert set(found["by"]) == {"cluster", "shorter side", "brightness", "date added", "near duplicates"}
-    assert found.loc[found["by"] == "near duplicates", "slice"].tolist() == ["one of a kind"], (
-        "the 8 others are too few"
-    )
+    assert set(found["by"]) == {"cluster", "shorter side", "brightness", "date added", "duplicates"}
+    assert found.loc[found["by"] == "duplicates", "slice"].tolist() == ["one of a kind"], "the 8 others are too few"
     assert found.loc[found["by"] == "date added", "images"].sum() == 80
     weak = found[found["weak"]]
     assert weak.empty or (weak["accuracy"] < weak["expected"]).all()

@@ -70,7 +70,7 @@ def test_what_elsewhere_is_is_itself_uncertain(images):
 def test_classes_that_are_nowhere_else_are_left_out(images):
     images = images.assign(duplicates=np.where((images.index < 100) | (images.index % 2 == 0), 2, 1))
     right = (images.index < 100) | (images.index % 4 > 0)
-    found = slices(images, right).set_index("slice").loc["has near duplicates"]
+    found = slices(images, right).set_index("slice").loc["has duplicates"]
     assert found[["images", "accuracy", "expected", "weak"]].tolist() == [50, 0.5, 1, True], "b's, without a's 100"
 
 
@@ -92,7 +92,7 @@ def test_where_nothing_is_weaker_few_data_sets_show_a_weak_slice(images):
 
 def test_quarters_say_where_they_end_and_hold_every_image(images):
     found = slices(images, np.ones(200, bool))
-    for by in ("brightness", "date added", "near duplicates", "shorter side"):
+    for by in ("brightness", "date added", "duplicates", "shorter side"):
         assert found.loc[found["by"] == by, "images"].sum() == 200
     assert found.loc[found["by"] == "date added", "slice"].iloc[0] == "2026-01-01 to 2026-01-25"
     assert found.loc[found["by"] == "brightness", "slice"].iloc[-1].endswith(" to 245 of 255")
