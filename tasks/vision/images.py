@@ -261,8 +261,18 @@ def _check_strips(data: bytes, file: PIL.Image.Image) -> None:
 
 
 def _orientation(file: PIL.Image.Image) -> int:
+    """What EXIF says, or a TIFF's own tag. What XMP says doesn't count, as in browsers and OpenCV."""
+    exif = PIL.Image.Exif()
     try:
-        value = file.getexif().get(_ORIENTATION, 1)
+        if "exif" in file.info:
+            exif.load(file.info["exif"])  # a JPEG's getexif() may have been called, with XMP's, as it was opened
+        else:
+            if file.format == "PNG":
+                file.load()  # it may have texts behind its pixels
+            for name in ("XML:com.adobe.xmp", "xmp"):
+                file.info.pop(name, None)  # or Pillow would fall back on it, and turn a TIFF by it
+            exif = file.getexif()
+        value = exif.get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF in a good picture, in any of the ways that Pillow's parser knows
         return 1
     return value if value in range(1, 9) else 1

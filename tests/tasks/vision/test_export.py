@@ -57,6 +57,9 @@ FILES = {
     "cmyk jpeg": encoded(rgb(120, 90).convert("CMYK"), "JPEG"),
     "progressive jpeg, 4:4:4": encoded(rgb(150, 140), "JPEG", progressive=True, subsampling=0),
     **{f"jpeg turned {way}": encoded(rgb(100, 60), "JPEG", exif=turned(way)) for way in range(1, 10)},
+    "jpeg turned by xmp alone": encoded(
+        rgb(100, 60), "JPEG", xmp=b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    ),
     "png turned": encoded(rgb(100, 60), "PNG", exif=turned(6)),
     "grey png": encoded(rgb(60, 70).convert("L"), "PNG"),
     "grey png with alpha": encoded(transparent(60, 70).convert("LA"), "PNG"),

@@ -204,6 +204,62 @@ def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     assert furthest(picture.pixels, quarters()) <= 4
 
 
+XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def xmp_png(behind: bool) -> bytes:
+    """A PNG with XMP, before its pixels or behind them."""
+    texts = PIL.PngImagePlugin.PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    data = encode(quarters(), "PNG", pnginfo=texts)
+    start, pixels, end = data.index(b"iTXt") - 4, data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+    return data[:start] + data[pixels:end] + data[start:pixels] + data[end:] if behind else data
+
+
+def other_exif() -> PIL.Image.Exif:
+    """A camera's, without an orientation, that Pillow reads a JPEG's resolution from."""
+    exif = PIL.Image.Exif()
+    exif[0x0128], exif[0x011A] = 2, 72.0
+    return exif
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(encode(quarters(), "JPEG", quality=95, xmp=XMP), id="jpeg"),
+        pytest.param(encode(quarters(), "JPEG", quality=95, xmp=XMP, exif=other_exif()), id="jpeg with other exif"),
+        pytest.param(encode(quarters(), "WEBP", lossless=True, xmp=XMP), id="webp"),
+        pytest.param(xmp_png(behind=False), id="png"),
+        pytest.param(xmp_png(behind=True), id="png behind pixels"),
+        pytest.param(encode(quarters(), "TIFF", tiffinfo={700: XMP}), id="tiff"),
+    ],
+)
+def test_an_orientation_in_xmp_alone_does_not_count(data: bytes) -> None:
+    assert XMP in data
+    picture = opened(data)
+    assert (picture.orientation, picture.width, picture.height) == (1, 64, 48)
+    assert furthest(picture.pixels, quarters()) <= 4
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_exif_of_a_png_is_found_in_a_text_and_behind_the_pixels(behind: bool) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    block = exif.tobytes()
+    texts = PIL.PngImagePlugin.PngInfo()
+    texts.add_text("Raw profile type exif", f"\nexif\n{len(block):8}\n{block.hex()}\n")  # as ImageMagick writes it
+    stored = np.rot90(quarters())
+    if behind:
+        data = encode(stored, "PNG", exif=exif)
+        start, pixels, end = data.index(b"eXIf") - 4, data.index(b"IDAT") - 4, data.index(b"IEND") - 4
+        data = data[:start] + data[pixels:end] + data[start:pixels] + data[end:]
+    else:
+        data = encode(stored, "PNG", pnginfo=texts)
+    picture = opened(data)
+    assert picture.orientation == 6
+    assert furthest(picture.pixels, quarters()) == 0
+
+
 def test_damaged_exif_leaves_the_picture_as_it_is() -> None:
     picture = opened(encode(quarters(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"))
     assert (picture.orientation, picture.width) == (1, 64)
