@@ -7,6 +7,7 @@ and its softmax, both in float32 whatever the rest is computed in.
 
 import json
 import math
+import re
 import shutil
 import types
 import warnings
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import h5py  # type: ignore[import-untyped]  # Keras needs it, too
 import keras
 from keras import layers
 
@@ -29,6 +31,8 @@ OWN = ("baseline", "vgg", "residual")
 
 BODY = "body"
 """Name of the layer that is a whole network of `keras.applications`, without its head."""
+
+_STDDEV = (0.229, 0.224, 0.225)  # of ImageNet's RGB, as Keras rounds it
 
 
 def build(
@@ -216,15 +220,31 @@ def load_weights(model: keras.Model, path: Path, uri: str) -> None:
     Raises:
         DataError: the file doesn't fit.
     """
+    body = model.get_layer(BODY)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "Skipping nested container", UserWarning)  # its layers would stay random
-            model.get_layer(BODY).load_weights(path)
+            body.load_weights(path)
     except (OSError, ValueError, TypeError, KeyError, UserWarning) as error:
         raise DataError(
             f"The weights in {uri} are not those of keras:{model.name} without its head (a .weights.h5 or a …_notop.h5 "
             f"file): {str(error).splitlines()[0]}"
         ) from error
+    if re.fullmatch(r"EfficientNetB\d", model.name) and _is_rescaled(path):
+        (normalisation,) = (layer for layer in body.layers if isinstance(layer, layers.Normalization))
+        normalisation.adapt_variance.assign(normalisation.adapt_variance * keras.ops.array(_STDDEV))
+        normalisation.finalize_state()
+
+
+def _is_rescaled(path: Path) -> bool:
+    """Whether an EfficientNet with these weights divides its normalised pixels by the root of `_STDDEV`, too.
+
+    Keras gives it a layer for that only where it fetches its weights of ImageNet itself. The layer has no weights, so
+    a file without it fits one with it. Of a …_notop.h5 it is known that it holds Keras' weights of ImageNet; a
+    .weights.h5 has a group for every layer.
+    """
+    with h5py.File(path) as file:
+        return "layers" not in file or "rescaling_1" in file["layers"]
 
 
 def has_body(model: keras.Model) -> bool:

@@ -185,6 +185,60 @@ def test_weights_from_a_file(tmp_path: Path, ending):
         assert np.array_equal(one, two)
 
 
+@pytest.fixture
+def scratch():
+    """An EfficientNet without its head that isn't of ImageNet; its normalisation has values."""
+    import keras
+
+    network = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(32, 32, 3), pooling="avg")
+    (normalisation,) = (layer for layer in network.layers if isinstance(layer, keras.layers.Normalization))
+    normalisation.adapt_mean.assign([0.485, 0.456, 0.406])
+    normalisation.adapt_variance.assign([0.229, 0.224, 0.225])
+    normalisation.finalize_state()
+    return network
+
+
+def stem(network, pixels: np.ndarray) -> np.ndarray:
+    """What the first convolution of an EfficientNet makes of pixels."""
+    import keras
+
+    return np.asarray(keras.Model(network.inputs[0], network.get_layer("stem_conv").output)(pixels))
+
+
+@pytest.mark.parametrize("ending", [".weights.h5", "_notop.h5"])
+def test_an_efficientnet_of_imagenet_scales_pixels_as_keras_own(tmp_path: Path, monkeypatch, scratch, pixels, ending):
+    import h5py
+    import keras
+    from keras.src.applications import efficientnet
+    from keras.src.legacy.saving import legacy_h5_format
+
+    path = tmp_path / "efficientnetb0_notop.h5"
+    with h5py.File(path, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, scratch)
+    monkeypatch.setattr(efficientnet.file_utils, "get_file", lambda *_, **__: str(path))  # in place of its download
+    own = keras.applications.EfficientNetB0(include_top=False, input_shape=(32, 32, 3), pooling="avg")
+    if ending == ".weights.h5":
+        path = tmp_path / "own.weights.h5"
+        own.save_weights(path)
+
+    model = models.build("keras:EfficientNetB0", 32, 3, seed=1)
+    models.load_weights(model, path, "s3://models/file")
+    models.save(model, tmp_path / "model.keras")
+    wanted = stem(own, pixels)
+    assert np.abs(wanted - stem(scratch, pixels)).max() > 1
+    for network in (model, models.load(tmp_path / "model.keras")):
+        assert stem(network.get_layer("body"), pixels) == pytest.approx(wanted, abs=1e-5)
+        features = np.asarray(network.get_layer("body")(pixels))
+        assert features == pytest.approx(np.asarray(own(pixels)), rel=1e-3, abs=1e-4 * float(features.std()))
+
+
+def test_an_efficientnet_that_started_from_scratch_scales_pixels_once(tmp_path: Path, scratch, pixels):
+    scratch.save_weights(tmp_path / "some.weights.h5")
+    model = models.build("keras:EfficientNetB0", 32, 3, seed=1)
+    models.load_weights(model, tmp_path / "some.weights.h5", "s3://models/file")
+    assert stem(model.get_layer("body"), pixels) == pytest.approx(stem(scratch, pixels), abs=1e-5)
+
+
 @pytest.mark.parametrize("content", [b"no weights", None], ids=["no HDF5", "another network's"])
 def test_weights_that_do_not_fit(tmp_path: Path, content):
     import keras
