@@ -85,7 +85,7 @@ def sections(
             f"{snapshot['dataset']}, {when}: {sum(verdicts):,} images. Not used: {', '.join(left_out) or 'none'}.",
             f"{_trained(counts).sum():,} images trained it ({parts['train_drawn']:,} draws an epoch, small classes "
             f"more often), {parts['validation']:,} chose the best epoch and model and calibrated it, {parts['test']:,} "
-            f"tested it. {together}",
+            f"tested it. {together} Mirrored copies are not recognised.",
         ),
         _section(
             "Results",
