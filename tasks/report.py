@@ -131,16 +131,26 @@ def in_need(
 
 
 def past_speeds(store: Store, params: ReportParams) -> dict[str, float]:
-    """Images a second of the latest training of each architecture at this image size; of those that were trained."""
-    speeds: dict[str, tuple[str, float]] = {}
+    """Images a second of the latest training of each architecture at this image size; of those that were trained.
+
+    `residual` counts with this bottleneck; where a search tries several, all must be known, and the slowest counts.
+    """
+    speeds: dict[tuple[str, str], tuple[str, float]] = {}
     for _, manifest in manifests(store, "train"):
         given = manifest.get("params", {})
         if is_removed(manifest) or given.get("image_size") != params.image_size:
             continue
         made = (str(manifest["made_at"]), float(manifest["metrics"]["images_per_second"]))
         name = str(given["architecture"])
-        speeds[name] = max(speeds.get(name, made), made)
-    return {name: speeds[name][1] for name in params.architectures if name in speeds}
+        network = name, str(given.get("bottleneck")) if name == "residual" else ""
+        speeds[network] = max(speeds.get(network, made), made)
+    tried = {params.bottleneck, *params.search.get("bottleneck", [])}
+    found: dict[str, float] = {}
+    for name in params.architectures:
+        networks = {(name, each) for each in (tried if name == "residual" else {""})}
+        if networks <= speeds.keys():
+            found[name] = min(speeds[network][1] for network in networks)
+    return found
 
 
 def plan(resample: Artifact, params: ReportParams, speeds: dict[str, float]) -> dict[str, Any]:

@@ -242,6 +242,14 @@ class Lasting(Section):
     epochs: int = _param(60, "Training", "Passes over the training part, at most.", ge=1, le=1000)
 
 
+Bottleneck = Literal["output", "inner"]
+BOTTLENECK = _param(
+    "output",
+    "Training",
+    "What residual's 64 to 512 are the width of: its blocks' output (1.3 M parameters) or their inside (20 M).",
+)
+
+
 class TrainShared(Seeded, Sized, Lasting):
     """What all trainings of a run share."""
 
@@ -278,11 +286,7 @@ class TrainShared(Seeded, Sized, Lasting):
     mixup: float = _param(
         0.0, "Training", "Alpha of mixup, which mixes pairs of images and their targets; 0: no mixup.", ge=0, le=10
     )
-    bottleneck: Literal["output", "inner"] = _param(
-        "output",
-        "Training",
-        "What residual's 64 to 512 are the width of: its blocks' output (1.3 M parameters) or their inside (20 M).",
-    )
+    bottleneck: Bottleneck = BOTTLENECK
     weights: str = _param(
         "",
         "Training",
@@ -455,6 +459,7 @@ class ReportParams(Sized, Lasting):
         read={"VGG": "https://arxiv.org/abs/1409.1556", "residual networks": "https://arxiv.org/abs/1512.03385"},
         min_length=1,
     )
+    bottleneck: Bottleneck = BOTTLENECK
     folds: int = _param(
         0,
         "Evaluation",

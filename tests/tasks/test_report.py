@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 
 from tasks.core.artifacts import Artifact
+from tasks.core.params import ReportParams
 from tasks.core.store import LocalStore
 from tasks.page import duration
-from tasks.report import _not_looked_for, changes, cost, in_need
-from tests.tasks.artifacts_by_hand import a_run
+from tasks.report import _not_looked_for, changes, cost, in_need, past_speeds
+from tests.tasks.artifacts_by_hand import a_run, committed, output
 
 RunStep = Callable[..., Artifact]
 Report = Callable[..., "Page"]
@@ -268,6 +269,27 @@ def test_a_dry_run_tells_what_a_search_would_cost(store: LocalStore, tmp_path: P
     search = {"search": {"epochs": [5, 9], "momentum": [0, 0.9]}, "trials": 4}
     made = run_step("report", run, architectures=["baseline"], image_size=64, epochs=5, **search)
     assert f"baseline 4 {14 * 9 * 4}" in Page(made.path("report.html").read_text()).text
+
+
+def test_a_network_is_reckoned_at_the_speed_of_its_own_bottleneck(store: LocalStore, tmp_path: Path) -> None:
+    def speeds(**asked: Any) -> dict[str, float]:
+        return past_speeds(store, ReportParams.of({"architectures": ["residual", "vgg"], **asked}))
+
+    def trained(architecture: str, bottleneck: str, speed: float) -> None:
+        out = output(tmp_path, store, "train")
+        out.metrics = {"images_per_second": speed}
+        committed(out, "train", architecture=architecture, bottleneck=bottleneck, image_size=224)
+
+    both = {"bottleneck": ["output", "inner"]}
+    trained("residual", "output", 400.0)
+    trained("vgg", "output", 90.0)
+    assert speeds() == {"residual": 400.0, "vgg": 90.0}
+    assert speeds(bottleneck="inner") == {"vgg": 90.0}, "no other network has a bottleneck"
+    assert speeds(search=both) == {"vgg": 90.0}
+    trained("residual", "inner", 100.0)
+    assert speeds()["residual"] == 400.0
+    assert speeds(bottleneck="inner")["residual"] == speeds(search=both)["residual"] == 100.0
+    assert speeds(bottleneck="inner", search={"bottleneck": ["output"]})["residual"] == 100.0, "the first is its own"
 
 
 def test_pictures_over_the_limit_are_named(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
