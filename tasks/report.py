@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from tasks.core import params as all_params
@@ -155,16 +156,31 @@ def past_speeds(store: Store, params: ReportParams) -> dict[str, float]:
 
 def plan(resample: Artifact, params: ReportParams, speeds: dict[str, float]) -> dict[str, Any]:
     """What would be trained, a row a network, and what it would take at most: early stopping may end it sooner."""
-    drawn = int(resample.metrics["train_drawn"] or 0)
+    counts = resample.table("counts.parquet")
+    drawn = int(counts["train_drawn"].sum())
     rows: Rows = []
-    epochs = max(ends(params.search.get("epochs", [params.epochs])))
-    for name in params.architectures:
-        trainings = min(params.trials, 1 + size(params.search)) if params.search else 1 + params.folds
+    epochs = max(params.epochs, *ends(params.search.get("epochs", [0])))  # a search's first trial has the run's own
+    if params.search:
+        trainings = min(params.trials, 1 + size(params.search))
         images = drawn * epochs * trainings
+    else:
+        trainings = 1 + params.folds
+        images = (drawn + params.folds * drawn_in_fold(counts, params.folds)) * epochs
+    for name in params.architectures:
         seconds = images / speeds[name] if speeds.get(name) else None
         price = seconds / 3600 * params.hour_price if seconds and params.hour_price else None
         rows.append({"name": name, "trainings": trainings, "images": images, "seconds": seconds, "price": price})
     return {"plan": rows, "drawn": drawn, "epochs": epochs}
+
+
+def drawn_in_fold(counts: pd.DataFrame, folds: int) -> int:
+    """Images that the training of a fold draws in an epoch, where each class's images are spread evenly over the folds.
+
+    More than the training itself in a class that was undersampled, or has many images to validate: `train.parts` draws
+    each image of the fold's training part at least once, and the class as often as the training itself does.
+    """
+    images = counts[["train", "train_drawn"]].min(axis=1) + counts["validation"]
+    return int(np.maximum(images - images // max(1, folds), counts["train_drawn"]).sum())
 
 
 def cost(metrics: Mapping[str, Any], hour_price: float) -> dict[str, Any]:

@@ -232,9 +232,7 @@ def _resampled(store: LocalStore, folder: Path, images: pd.DataFrame, kept: pd.D
     out.metrics = {
         "images": int(counts["kept"].sum()),
         "classes": len(names),
-        "train": 10,
-        "train_drawn": 14,
-        "test": 2 * len(names),
+        **{part: int(counts[part].sum()) for part in ("train", "train_drawn", "validation", "test")},
     }
     return committed(out, "resample", min_per_class=40, max_per_class=120, drop_photos=True)
 

@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 
 from tasks.core.artifacts import Artifact
-from tasks.core.params import ReportParams
+from tasks.core.params import ReportParams, TrainParams
 from tasks.core.store import LocalStore
 from tasks.page import duration
-from tasks.report import _not_looked_for, changes, cost, in_need, past_speeds
+from tasks.report import _not_looked_for, changes, cost, in_need, past_speeds, plan
+from tasks.train import parts
 from tests.tasks.artifacts_by_hand import a_run, committed, output
 
 RunStep = Callable[..., Artifact]
@@ -241,7 +242,7 @@ def test_a_dry_run_tells_what_training_would_cost(store: LocalStore, tmp_path: P
     made = run_step("report", run, **asked)
     page = Page(made.path("report.html").read_text())
     assert_harmless(page)
-    drawn = 14
+    drawn = 6 * 40
     seconds = drawn * 5 * 3 / 900  # the speed of the training in the store
     assert f"baseline 3 {drawn * 15:,} {duration(seconds)} {seconds:.2f}" in page.text
     assert f"vgg 3 {drawn * 15:,} not known –" in page.text
@@ -268,7 +269,38 @@ def test_a_dry_run_tells_what_a_search_would_cost(store: LocalStore, tmp_path: P
     run["eda"] = run_step("eda", {"validate": run["validate"], "scan": scans})
     search = {"search": {"epochs": [5, 9], "momentum": [0, 0.9]}, "trials": 4}
     made = run_step("report", run, architectures=["baseline"], image_size=64, epochs=5, **search)
-    assert f"baseline 4 {14 * 9 * 4}" in Page(made.path("report.html").read_text()).text
+    assert f"baseline 4 {6 * 40 * 9 * 4:,} " in Page(made.path("report.html").read_text()).text
+
+
+def test_the_epochs_at_most_are_those_of_a_search_s_first_trial_too(store: LocalStore, tmp_path: Path) -> None:
+    resample = with_counts(store, tmp_path, pd.DataFrame({"train": [5], "train_drawn": [40], "validation": [2]}))
+    asked = ReportParams.of({"epochs": 60, "search": {"epochs": [5, 9]}, "trials": 3})
+    assert plan(resample, asked, {})["plan"][0]["images"] == 40 * 60 * 3
+
+
+def with_counts(store: LocalStore, folder: Path, counts: pd.DataFrame) -> Artifact:
+    out = output(folder, store, "resample")
+    out.table("counts.parquet", counts)
+    out.metrics = {"train_drawn": int(counts["train_drawn"].sum())}
+    return committed(out, "resample")
+
+
+def test_folds_are_planned_with_all_that_they_draw(store: LocalStore, tmp_path: Path) -> None:
+    # Three classes: undersampled, with nothing undersampled but much to validate, oversampled.
+    counts = pd.DataFrame({"train": [300, 80, 7], "train_drawn": [100, 80, 40], "validation": [62, 10, 3]})
+    resample = with_counts(store, tmp_path, counts)
+    rows = [
+        {"label": label, "part": part, "copies": copies}
+        for label, row in enumerate(counts.itertuples())
+        for part, number in (("train", min(row.train, row.train_drawn)), ("validation", row.validation))
+        for copies in np.diff(np.linspace(0, row.train_drawn if part == "train" else number, number + 1).astype(int))
+    ]
+    used = pd.DataFrame(rows).rename_axis("row").reset_index()
+    used["duplicate_group"] = used["row"]
+    folds = [parts(used, TrainParams.of({"fold": fold, "of_folds": 10}))[0] for fold in range(1, 11)]
+    drawn = counts["train_drawn"].sum() + sum(fold["copies"].sum() for fold in folds)
+    planned = plan(resample, ReportParams.of({"epochs": 1, "folds": 10}), {})["plan"][0]["images"]
+    assert drawn <= planned < drawn + 10 * len(counts), "more by an image a class and fold at most"
 
 
 def test_a_network_is_reckoned_at_the_speed_of_its_own_bottleneck(store: LocalStore, tmp_path: Path) -> None:
