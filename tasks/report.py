@@ -97,12 +97,18 @@ def changes(decision: dict[str, Any]) -> Rows:
 
 
 def in_need(
-    classwise: pd.DataFrame, counts: pd.DataFrame, photos: pd.DataFrame, pairs: pd.DataFrame, min_per_class: int
+    classwise: pd.DataFrame,
+    counts: pd.DataFrame,
+    photos: pd.DataFrame,
+    pairs: pd.DataFrame,
+    min_per_class: int,
+    train_share: float,
 ) -> Rows:
     """The classes that more or better images would help, the neediest first, each with what to do.
 
     A class is in need where it has fewer training images than `min_per_class`, an F1 more than 0.05 below the macro
-    average, fewer than 10 test images, or photographs for a fifth of its images or more.
+    average, fewer than 10 test images, or photographs for a fifth of its images or more. Of the images that it is to
+    collect only `train_share` will be training images.
     """
     macro = classwise["f1"].mean()
     shares = dict(zip(photos["class"], photos["photo_share"], strict=True))
@@ -113,7 +119,8 @@ def in_need(
         name, advice = row["class"], []
         f1, share = float(scores.get(name, math.nan)), float(shares.get(name, 0))
         if row["train"] < min_per_class:
-            missing, times = min_per_class - row["train"], row["train_drawn"] / max(1, row["train"])
+            missing = math.ceil((min_per_class - row["train"]) / train_share)
+            times = row["train_drawn"] / max(1, row["train"])
             until = f" Until then each is shown {times:.2g} times an epoch." if times >= 1.5 else ""
             advice.append(f"Collect about {missing:,} more images.{until}")
         if f1 < macro - F1_BELOW_MACRO:
@@ -208,7 +215,8 @@ def _results(inputs: Inputs, params: ReportParams, pictures: Pictures) -> dict[s
     evaluation = evaluate.json("evaluation.json")
     classwise, pairs = evaluate.table("classwise.parquet"), evaluate.table("confused_pairs.parquet")
     counts, photos = resample.table("counts.parquet"), inputs.one("cluster").table("classes.parquet")
-    min_per_class = int(resample.params.get("min_per_class", 0))
+    asked = resample.params
+    min_per_class, train_share = int(asked["min_per_class"]), 1 - asked["validation_share"] - asked["test_share"]
     figures = [
         ("figures/f1.svg", "F1 by class", ""),
         ("figures/reliability.svg", "Reliability", "How often the model is right when it says that it is so sure."),
@@ -229,7 +237,7 @@ def _results(inputs: Inputs, params: ReportParams, pictures: Pictures) -> dict[s
         "operating": _rows(evaluate.table("operating.parquet")),
         "slices": _rows(evaluate.table("slices.parquet")),
         "pairs": _rows(pairs.head(12)),
-        "need": in_need(classwise, counts, photos, pairs, min_per_class),
+        "need": in_need(classwise, counts, photos, pairs, min_per_class, train_share),
         "min_per_class": min_per_class,
         "figures": [shown for figure in figures if (shown := pictures.of(evaluate, *figure))],
         "gallery": pictures.of(evaluate, "errors.jpg", "Worst errors", "Wrong, and most sure of it, first."),

@@ -234,7 +234,8 @@ def _resampled(store: LocalStore, folder: Path, images: pd.DataFrame, kept: pd.D
         "classes": len(names),
         **{part: int(counts[part].sum()) for part in ("train", "train_drawn", "validation", "test")},
     }
-    return committed(out, "resample", min_per_class=40, max_per_class=120, drop_photos=True)
+    shares = {"validation_share": 0.1, "test_share": 0.1}
+    return committed(out, "resample", min_per_class=40, max_per_class=120, drop_photos=True, **shares)
 
 
 def _trained(store: LocalStore, folder: Path, architecture: str, number: int) -> Artifact:

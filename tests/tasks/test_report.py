@@ -353,14 +353,14 @@ def need(f1: list[float], train: list[int], photo_share: list[float], test: int 
         pd.DataFrame({"class": names, "photo_share": photo_share}),
     )
     pairs = pd.DataFrame({"class": names[0], "predicted": [names[1], names[2]], "images": [3, 8], "share": [0.1, 0.3]})
-    return in_need(classwise, counts, photos, pairs, min_per_class=100)
+    return in_need(classwise, counts, photos, pairs, min_per_class=100, train_share=0.8)
 
 
 @pytest.mark.parametrize(
     ("facts", "advice"),
     [
         pytest.param(
-            {"train": [40, 200, 200]}, ["Collect about 60 more images. Until then each is shown 2.5 times"], id="few"
+            {"train": [40, 200, 200]}, ["Collect about 75 more images. Until then each is shown 2.5 times"], id="few"
         ),
         pytest.param({"f1": [0.6, 0.9, 0.9]}, ["F1 is 0.20 below the average: .*“class 2” \\(8 of them\\)"], id="weak"),
         pytest.param({"photo_share": [0.35, 0, 0]}, ["35 % photographs"], id="photographs"),
