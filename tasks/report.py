@@ -18,6 +18,7 @@ import pandas as pd
 
 from tasks.core import params as all_params
 from tasks.core.artifacts import Artifact, Inputs, Output, is_removed, manifests
+from tasks.core.errors import ParamsError
 from tasks.core.figures import SHEET_COLUMNS, label
 from tasks.core.ledger import VERDICTS
 from tasks.core.params import ReportParams
@@ -39,6 +40,9 @@ RESOURCES = (
     "templates/report_run.html.j2",
 )
 Params = ReportParams
+
+JUDGING = ("train", "evaluate", "promote")
+"""What a dry run has not."""
 
 #: Pictures beyond this many bytes are named, not embedded: a page of 20 classes stays below 8 MB.
 PICTURE_BYTES = 5_500_000
@@ -64,9 +68,12 @@ def run(inputs: Inputs, params: ReportParams, out: Output) -> None:
         inputs: the run's artifacts.
         params: what a dry run's plan is made from.
         out: where to write; its metrics repeat the verdict and the macro F1.
+
+    Raises:
+        ParamsError: of the training and what judges it some is missing.
     """
     pictures = Pictures(PICTURE_BYTES)
-    judged = inputs.has("promote")
+    judged = is_judged(inputs)
     page = {
         "judged": judged,
         **(_results(inputs, params, pictures) if judged else plan(inputs.one("resample"), params, out.observed)),
@@ -86,6 +93,29 @@ def run(inputs: Inputs, params: ReportParams, out: Output) -> None:
         "bytes": len(html.encode()),
     }
     out.log(f"Wrote the report: {len(html.encode()) / 1e6:.1f} MB.")
+
+
+def is_judged(inputs: Inputs) -> bool:
+    """Whether something was trained and judged; else it is a dry run.
+
+    Raises:
+        ParamsError: the inputs say neither: some are missing.
+    """
+    missing = [name for name in JUDGING if not inputs.has(name)]
+    if len(missing) == len(JUDGING):
+        return False
+    if missing:
+        raise ParamsError(
+            f"report was given some of {', '.join(JUDGING)}, but without {' and '.join(missing)}. Give all three, or "
+            f"none for the report of a dry run."
+        )
+    evaluate, given = inputs.one("evaluate"), {model.key for model in inputs.many("train")}
+    if absent := set(evaluate.table("leaderboard.parquet", ["model"])["model"]) - given:
+        raise ParamsError(
+            f"{evaluate.uri} judged models that are not among the `train` artifacts given: "
+            f"{', '.join(sorted(absent))}. Give them to report, too."
+        )
+    return True
 
 
 def changes(decision: dict[str, Any]) -> Rows:

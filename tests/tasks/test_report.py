@@ -15,18 +15,16 @@ import pandas as pd
 import pytest
 
 from tasks.core.artifacts import Artifact
+from tasks.core.errors import ParamsError
 from tasks.core.params import ReportParams, TrainParams
 from tasks.core.store import LocalStore
 from tasks.page import duration
-from tasks.report import _not_looked_for, changes, cost, in_need, past_speeds, plan
+from tasks.report import JUDGING, _not_looked_for, changes, cost, in_need, past_speeds, plan
 from tasks.train import parts
 from tests.tasks.artifacts_by_hand import a_run, committed, output
 
 RunStep = Callable[..., Artifact]
 Report = Callable[..., "Page"]
-
-#: The steps that a dry run skips.
-JUDGING = ("train", "evaluate", "promote")
 
 HOSTILE = {
     '"><img src=x onerror=alert(1)>': 14,
@@ -322,6 +320,23 @@ def test_a_network_is_reckoned_at_the_speed_of_its_own_bottleneck(store: LocalSt
     assert speeds()["residual"] == 400.0
     assert speeds(bottleneck="inner")["residual"] == speeds(search=both)["residual"] == 100.0
     assert speeds(bottleneck="inner", search={"bottleneck": ["output"]})["residual"] == 100.0, "the first is its own"
+
+
+def test_inputs_that_do_not_go_together_are_named(store: LocalStore, tmp_path: Path, run_step: RunStep) -> None:
+    made = a_run(store, tmp_path, architectures=("residual", "vgg"))
+    made["eda"] = run_step("eda", {"validate": made["validate"], "scan": made.pop("scan")})
+    for absent, said in (
+        (
+            ("evaluate", "train"),
+            "some of train, evaluate, promote, but without train and evaluate. Give all",
+        ),
+        (("promote",), "but without promote"),
+    ):
+        with pytest.raises(ParamsError, match=said):
+            run_step("report", {name: each for name, each in made.items() if name not in absent})
+    first, second = made["train"]
+    with pytest.raises(ParamsError, match=f"not among the `train` artifacts given: {second.key}"):
+        run_step("report", made | {"train": [first]})
 
 
 def test_pictures_over_the_limit_are_named(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
