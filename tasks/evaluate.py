@@ -18,7 +18,8 @@ Writes, of the best model unless said otherwise,
                            the training code's), suspects {judged, found, in_test}, classes_without_test,
                            cross_validation [{architecture, folds, mean, deviation, low, high}]: macro F1 over the
                            folds, and its 95% interval
-  folds.parquet            of each fold: architecture, fold, val_macro_f1, val_accuracy, val_loss, epochs
+  folds.parquet            of each fold: architecture, fold, val_macro_f1 and val_accuracy with each class weighing as
+                           much as in the validation part, epochs
   leaderboard.parquet      of all models, best first: architecture, trial (the values that a search gave it), model,
                            val_macro_f1, val_accuracy, val_loss, test_macro_f1, test_accuracy, parameters, epochs,
                            chosen
@@ -98,7 +99,7 @@ def run(inputs: Inputs, params: params.EvaluateParams, out: Output) -> None:
     if not models:
         raise ParamsError("Only models of a cross-validation's folds were given: none of them is a candidate.")
     of_folds = [model for model in trained if model.params.get("fold")]
-    folds = folds_table(of_folds)
+    folds = folds_table(of_folds, resample.table("counts.parquet"))
     classes: list[str] = resample.json("classes.json")
     table = resample.table("used.parquet")
     test = table[table["part"] == "test"]
@@ -201,20 +202,39 @@ def rank(models: list[Artifact]) -> list[Artifact]:
     return sorted(models, key=lambda model: (-number(model, "val_macro_f1"), number(model, "val_loss")))
 
 
-def folds_table(models: list[Artifact]) -> pd.DataFrame:
-    """One row a fold, by architecture and fold."""
-    scores = ("val_macro_f1", "val_accuracy", "val_loss")
+def folds_table(models: list[Artifact], counts: pd.DataFrame) -> pd.DataFrame:
+    """One row a fold, by architecture and fold; `counts` are those of `resample`."""
     rows = [
         {
             "architecture": str(model.metrics["architecture"]),
             "fold": int(number(model, "fold")),
-            **{name: number(model, name) for name in scores},
+            **fold_scores(model.table("validation.parquet", ["class", "predicted"]), counts),
             "epochs": int(number(model, "epochs")),
         }
         for model in models
     ]
-    table = pd.DataFrame(rows, columns=["architecture", "fold", *scores, "epochs"])
+    table = pd.DataFrame(rows, columns=["architecture", "fold", "val_macro_f1", "val_accuracy", "epochs"])
     return table.sort_values(["architecture", "fold"], ignore_index=True)
+
+
+def fold_scores(held_out: pd.DataFrame, counts: pd.DataFrame) -> dict[str, float]:
+    """Macro F1 and accuracy on a fold's held-out images, each class weighing as much as in the validation part.
+
+    Only images that are drawn are in the folds. Where a large class is undersampled, too few of its images are there to
+    be taken for a small one's, whose precision would be higher than on the natural counts.
+
+    Args:
+        held_out: columns class, predicted.
+        counts: columns class, train, train_drawn, validation: images of each class, in order of labels.
+    """
+    label_of = {name: label for label, name in enumerate(counts["class"])}
+    truth, predicted = (held_out[name].map(label_of).to_numpy(np.int64) for name in ("class", "predicted"))
+    in_folds = counts[["train", "train_drawn"]].min(axis=1) + counts["validation"]
+    weight = ((counts["train"] + counts["validation"]) / in_folds).to_numpy()
+    matrix = metrics.confusion(truth, predicted, len(counts)) * weight[:, None]
+    support, right = matrix.sum(axis=1), np.diag(matrix)
+    f1 = np.where(support > 0, 2 * right / np.maximum(support + matrix.sum(axis=0), 1), np.nan)
+    return {"val_macro_f1": metrics.macro(f1), "val_accuracy": float(right.sum() / support.sum())}
 
 
 def cross_validation(folds: pd.DataFrame) -> list[dict[str, Any]]:

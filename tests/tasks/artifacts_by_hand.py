@@ -272,7 +272,7 @@ def _evaluated(store: LocalStore, folder: Path, names: list[str], trained: Seque
         pd.DataFrame(
             {
                 "architecture": architecture, "fold": range(1, 6), "val_macro_f1": [0.75, 0.76, 0.77, 0.785, 0.79],
-                "val_accuracy": 0.8, "val_loss": 0.7, "epochs": 9,
+                "val_accuracy": 0.8, "epochs": 9,
             }
         ),
     )  # fmt: skip

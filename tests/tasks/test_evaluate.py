@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score
 
 from tasks.core.errors import DataError, GessoError, ParamsError
 from tasks.core.store import LocalStore
+from tasks.evaluate import fold_scores
 from tests.conftest import run_in
 from tests.tasks.judging import CLASSES, World, make
 
@@ -218,17 +219,47 @@ def test_the_same_inputs_give_the_same_bytes(world, evaluate, store, tmp_path):
 
 
 def test_folds_are_no_candidates_and_tell_how_sure_a_score_is(world, evaluate):
-    scores = [0.7, 0.8, 0.75]
-    folds = [world.model("blue", fold=at + 1, val_macro_f1=score) for at, score in enumerate(scores)]
+    channels = ("blue", "red", "green")
+    folds = [world.model(channel, fold=at, architecture="net") for at, channel in enumerate(channels, start=1)]
+    tables = [fold.table("validation.parquet") for fold in folds]
+    scores = [f1_score(table["class"], table["predicted"], average="macro") for table in tables]
+    assert len({*scores}) == 3
     result = evaluate(world, *folds, world.model("red", val_macro_f1=0.4))
     assert result.json("evaluation.json")["architecture"] == "red"
     assert result.table("leaderboard.parquet")["architecture"].tolist() == ["red"]
-    assert result.table("folds.parquet")["val_macro_f1"].tolist() == scores
+    assert result.table("folds.parquet")["val_macro_f1"].tolist() == pytest.approx(scores)
     (summary,) = result.json("evaluation.json")["cross_validation"]
-    assert (summary["architecture"], summary["folds"]) == ("blue", 3)
-    assert (summary["mean"], summary["deviation"]) == (pytest.approx(0.75), pytest.approx(0.05))
-    half = 4.302653 * 0.05 * (1 / 3 + 1 / 2) ** 0.5  # Student's t with 2 degrees of freedom
-    assert (summary["low"], summary["high"]) == (pytest.approx(0.75 - half), pytest.approx(0.75 + half))
+    assert (summary["architecture"], summary["folds"]) == ("net", 3)
+    mean, deviation = np.mean(scores), np.std(scores, ddof=1)
+    half = 4.302653 * deviation * (1 / 3 + 1 / 2) ** 0.5  # Student's t with 2 degrees of freedom
+    told = {"mean": mean, "deviation": deviation, "low": mean - half, "high": mean + half}
+    assert {name: summary[name] for name in told} == pytest.approx(told)
+
+
+def test_a_fold_s_scores_are_those_of_the_natural_counts():
+    """A tenth of each class is taken for another, and one class is 20 times as large as what is drawn of it."""
+    counts = pd.DataFrame({"class": ["a", "b", "c"], "train": [4000, 200, 80]})
+    counts["train_drawn"], counts["validation"] = [200, 200, 100], [0, 20, 0]
+
+    def told(images: list[int]) -> pd.DataFrame:
+        kinds = [
+            (name, predicted, number * 18 if name == predicted else number)
+            for name, number in zip("abc", images, strict=True)
+            for predicted in "abc"
+        ]
+        frame = pd.DataFrame(kinds, columns=["class", "predicted", "images"])
+        return frame.loc[frame.index.repeat(frame["images"]), ["class", "predicted"]]
+
+    natural, in_fold = told([200, 11, 4]), told([10, 11, 4])
+    found = fold_scores(in_fold, counts)
+    assert found["val_macro_f1"] == pytest.approx(f1_score(natural["class"], natural["predicted"], average="macro"))
+    assert found["val_accuracy"] == pytest.approx(0.9)
+    assert found["val_macro_f1"] < f1_score(in_fold["class"], in_fold["predicted"], average="macro") - 0.2
+    absent = fold_scores(in_fold[in_fold["class"] != "b"], counts)
+    without_b = natural[natural["class"] != "b"]
+    assert absent["val_macro_f1"] == pytest.approx(
+        f1_score(without_b["class"], without_b["predicted"], labels=["a", "c"], average="macro")
+    ), "a class that the fold doesn't hold is left out of the mean"
 
 
 def test_one_fold_has_no_spread(world, evaluate):
