@@ -70,8 +70,9 @@ def sections(
         _section(
             "Model",
             f"A network of the architecture {evaluation['architecture']}, {int(model.metrics['parameters'] or 0):,} "
-            f"parameters, trained for {model.metrics['epochs']} epochs. It takes pictures of {size} x {size} pixels; "
-            f"the export resizes them itself.",
+            f"parameters, trained for {model.metrics['epochs']} epochs; the weights are those of epoch "
+            f"{model.metrics['best_epoch']}. It takes pictures of {size} x {size} pixels; the export resizes them "
+            f"itself.",
             f"It tells {len(names)} classes apart: {', '.join(label(name, 60) for name in names)}.",
             f"Training artifact: {model.folder}",
         ),

@@ -351,6 +351,7 @@ def test_the_model_card_says_what_it_is_and_where_it_fails(judged, evaluate):
     assert text.startswith('---\nlicense: "CC-BY-4.0"\npipeline_tag: image-classification\n---\n')
     macro = result.json("evaluation.json")["macro"]
     assert f"macro F1 {macro['f1']:.3f} (95% interval {macro['f1_low']:.3f} to {macro['f1_high']:.3f})" in text
+    assert "16 parameters, trained for 3 epochs; the weights are those of epoch 2. It takes" in text
     assert "80 images trained it (80 draws an epoch" in text
     assert "20 chose the best epoch and model and calibrated it, 80 tested it" in text
     assert "Duplicates and near duplicates of an image are all in the same part. Mirrored copies are not" in text
