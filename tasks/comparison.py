@@ -142,10 +142,11 @@ def learnt(champion: Artifact, resample: Artifact) -> set[str] | None:
     if theirs is None:
         return None
     try:
-        ledger = theirs.table("ledger.parquet", ["sha256", "part"])
+        ledger = theirs.table("ledger.parquet", ["sha256", "part", "verdict"])
     except (DataError, NotFound):
         return None
-    return set(ledger.loc[ledger["part"].isin(["train", "validation"]), "sha256"])
+    used = ledger["verdict"] == "kept"  # what undersampling left out is of the training part, too
+    return set(ledger.loc[used & ledger["part"].isin(["train", "validation"]), "sha256"])
 
 
 def pack_batches(pack: Pack, test: pd.DataFrame) -> Batches:

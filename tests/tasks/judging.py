@@ -93,6 +93,7 @@ class World:
                 for number, part in enumerate(parts)
             ]
         )
+        images["verdict"], images["duplicate_group"] = "kept", -1
         self.images = images.sample(frac=1, random_state=0, ignore_index=True)
         self.colours = colours(self.images, len(classes))
         self.snapshot = self._snapshot()
@@ -162,13 +163,13 @@ class World:
         self.pack = self._pack()
 
     def _resample(self) -> Artifact:
-        table = self.images.drop(columns="number").assign(
-            row=np.arange(len(self.images)), copies=1, duplicate_group=-1, version=None, width=20, height=20
+        table = self.images.drop(columns=["number", "verdict"]).assign(
+            row=np.arange(len(self.images)), copies=1, version=None, width=20, height=20
         )
 
         def files(out: Output) -> None:
             out.table("used.parquet", table)
-            ledger = self.images[["key", "class", "part", "sha256"]].assign(verdict="kept")
+            ledger = self.images[["key", "class", "part", "sha256", "verdict", "duplicate_group"]]
             out.table("ledger.parquet", ledger.sort_values("key"))
             parts = pd.crosstab(self.images["label"], self.images["part"])
             counts = parts.reindex(columns=["train", "validation", "test"], fill_value=0)
@@ -176,7 +177,8 @@ class World:
             out.table("counts.parquet", counts.rename_axis("class").reset_index())
             out.json("classes.json", self.classes)
 
-        made_of = [self.size, self.classes, list(self.images["part"])]
+        told = (self.images[name].tolist() for name in ("part", "verdict", "duplicate_group"))
+        made_of = [self.size, self.classes, *told]
         return make(self.store, "resample", files, self.tmp, inputs={"snapshot": self.snapshot.key}, made_of=made_of)
 
     def _pack(self) -> Artifact:

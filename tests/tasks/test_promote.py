@@ -290,6 +290,16 @@ def test_images_that_the_champion_learnt_are_left_out(store, tmp_path, decide):
     assert any("32 of 80 test images left out: the champion was trained on them" in note for note in decision["notes"])
 
 
+def test_images_that_were_never_drawn_were_not_learnt(store, tmp_path, decide):
+    before, world = World(store, tmp_path, split=8), World(store, tmp_path)
+    learnt = (before.images["part"] == "train") & (world.images["part"] == "test")
+    before.images.loc[learnt & (before.images["class"] == "b"), "verdict"] = "undersampled"
+    before.split()
+    crown(world, before.model("red"))
+    decision = decide(world, world.model("blue")).json("decision.json")
+    assert decision["comparison"]["images"] == 3 * 12 + 15, "5 of the 8 are of the champion's validation part"
+
+
 def test_with_no_image_left_to_compare_by_the_model_is_held(store, tmp_path, decide):
     before, world = World(store, tmp_path, split=20), World(store, tmp_path)
     crown(world, before.model("red"))
