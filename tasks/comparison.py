@@ -90,8 +90,11 @@ def fight(inputs: Inputs, rival: Rival) -> Duel:
     seen = learnt(rival.artifact, resample)
     if seen is None:
         notes.append("What the champion was trained on is not known any more: it may have learnt some test images.")
-    elif (known := test["sha256"].isin(seen)).any():
-        notes.append(f"{known.sum()} of {len(test)} test images left out: the champion was trained on them.")
+    elif (known := is_known(test, resample.table("ledger.parquet", ["sha256", "duplicate_group"]), seen)).any():
+        notes.append(
+            f"{known.sum()} of {len(test)} test images left out: the champion was trained on them, or on duplicates "
+            f"of them."
+        )
         test = test[~known]
 
     pack = open_pack(resample, inputs.many("pack"))
@@ -147,6 +150,20 @@ def learnt(champion: Artifact, resample: Artifact) -> set[str] | None:
         return None
     used = ledger["verdict"] == "kept"  # what undersampling left out is of the training part, too
     return set(ledger.loc[used & ledger["part"].isin(["train", "validation"]), "sha256"])
+
+
+def is_known(test: pd.DataFrame, ledger: pd.DataFrame, seen: set[str]) -> "pd.Series[bool]":
+    """Whether each test image, or another of its duplicate group, is among those seen.
+
+    A picture that was saved again is another file, but the same to a network.
+
+    Args:
+        test: columns sha256, duplicate_group.
+        ledger: the same of all images of this run; the group of one that can't be read is -1.
+        seen: SHA-256 of images.
+    """
+    groups = set(ledger.loc[ledger["sha256"].isin(seen), "duplicate_group"]) - {-1}
+    return test["sha256"].isin(seen) | test["duplicate_group"].isin(groups)
 
 
 def pack_batches(pack: Pack, test: pd.DataFrame) -> Batches:

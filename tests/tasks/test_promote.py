@@ -300,6 +300,23 @@ def test_images_that_were_never_drawn_were_not_learnt(store, tmp_path, decide):
     assert decision["comparison"]["images"] == 3 * 12 + 15, "5 of the 8 are of the champion's validation part"
 
 
+def test_duplicates_of_images_that_the_champion_learnt_are_left_out(store, tmp_path, decide):
+    before, world = World(store, tmp_path, split=8), World(store, tmp_path)
+    of_b = world.images["class"] == "b"
+    learnt = before.images["part"].isin(["train", "validation"])
+    pair = of_b & world.images["number"].isin([0, 19])
+    assert sorted(learnt[pair]) == [False, True]
+    world.images.loc[pair, "duplicate_group"] = 7
+    unlearnt = of_b & world.images["number"].isin([17, 18])
+    assert not learnt[unlearnt].any()
+    world.images.loc[unlearnt, "duplicate_group"] = 8
+    world.split()
+    crown(world, before.model("red"))
+    decision = decide(world, world.model("blue")).json("decision.json")
+    assert decision["comparison"]["images"] == 4 * 12 - 1
+    assert any("33 of 80 test images left out" in note for note in decision["notes"])
+
+
 def test_with_no_image_left_to_compare_by_the_model_is_held(store, tmp_path, decide):
     before, world = World(store, tmp_path, split=20), World(store, tmp_path)
     crown(world, before.model("red"))
