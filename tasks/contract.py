@@ -136,7 +136,12 @@ def _checked(suite: Sequence[Expectation], tables: Tables, where: str, gx: Any) 
     for number, entry in enumerate(suite):
         if problem := _exception(results[number]):
             raise ParamsError(f"{_which(entry, number, where)} can't be checked: {problem}")
-        results[number]["expectation_config"]["kwargs"].pop("batch_id", None)
+        kwargs, result = results[number]["expectation_config"]["kwargs"], results[number]["result"]
+        kwargs.pop("batch_id", None)
+        if result.get("partial_missing_list"):  # 20 of a set, in another order in each process
+            there = set(tables[entry.table][entry.kwargs["column"]])
+            wanted = zip(kwargs["value_set"], entry.kwargs["value_set"], strict=True)
+            result["partial_missing_list"] = [text for text, value in wanted if value not in there]
     return [results[number] for number in range(len(suite))]
 
 
@@ -166,7 +171,7 @@ def data_docs(suite: Sequence[Expectation], results: Sequence[Result], findings:
 
     body, view = [], DefaultJinjaSectionView()  # one for all: each compiles its templates anew
     for table in ROWS:
-        chosen = [_escaped(result) for entry, result in zip(suite, results, strict=True) if entry.table == table]
+        chosen = [_drawable(result) for entry, result in zip(suite, results, strict=True) if entry.table == table]
         if not chosen:
             continue
         success = all(result["success"] for result in chosen)
@@ -224,7 +229,10 @@ def _exception(result: Result) -> str:
 
 def _observed(entry: Expectation, result: Result, frame: pd.DataFrame) -> str:
     """What was seen, in words."""
-    if "observed_value" in result:
+    apart = _apart(result)
+    if apart:
+        return apart
+    if "observed_value" in result and apart is None:
         return _shown(result["observed_value"])
     values = frame[entry.kwargs["column"]].dropna() if "column" in entry.kwargs else None
     if entry.table == "dataset" and values is not None and len(values):
@@ -240,6 +248,20 @@ def _observed(entry: Expectation, result: Result, frame: pd.DataFrame) -> str:
     examples = [": ".join(_shown(value) for value in (index.pop(row), *index.values())) for index in map(dict, indexes)]
     more = f" and {wrong - len(examples):,} more" if wrong > len(examples) else ""
     return f"{wrong:,} of {len(frame):,} {entry.table}" + (f" ({', '.join(examples)}{more})" if examples else "")
+
+
+def _apart(result: Result) -> str | None:
+    """A column's values that are not in its set, and the set's that it lacks, in words; None where there is no set."""
+    kinds = [kind for kind in ("unexpected", "missing") if f"partial_{kind}_list" in result]
+    if "observed_value" not in result or not kinds:
+        return None
+    words = []
+    for kind in kinds:
+        if count := result[f"{kind}_count"]:
+            listed = result[f"partial_{kind}_list"][:EXAMPLES]
+            more = f" and {count - len(listed):,} more" if count > len(listed) else ""
+            words.append(f"{kind} {_shown(listed)}{more}")
+    return "; ".join(words)
 
 
 def _shown(value: Any) -> str:
@@ -271,7 +293,9 @@ def _counts(results: Sequence[Result]) -> dict[str, float]:
     }
 
 
-def _escaped(result: Result) -> Result:
+def _drawable(result: Result) -> Result:
+    """The result with its values escaped, as Great Expectations can draw it."""
+
     def escape(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: escape(each) for name, each in value.items()}
@@ -279,7 +303,10 @@ def _escaped(result: Result) -> Result:
             return [escape(each) for each in value]
         return html.escape(value) if isinstance(value, str) else value
 
-    return result | {"result": escape(result["result"])}  # the kwargs it escapes itself
+    # In words: of a set's values it draws no missing ones, and of unexpected ones it asks for their share of the rows.
+    apart = _apart(result["result"])
+    seen = {"observed_value": apart} if apart else result["result"]
+    return result | {"result": escape(seen)}  # the kwargs it escapes itself
 
 
 def _row(found: Mapping[str, Any]) -> str:

@@ -1,4 +1,5 @@
 import json
+import re
 from typing import Any
 
 import pandas as pd
@@ -96,6 +97,21 @@ def test_an_expectation_that_cannot_be_checked_is_named(change: dict[str, Any], 
             {"expectation": "ExpectColumnValuesToBeUnique", "kwargs": {"column": "key"}},
             True, "all 3 images", "ExpectColumnValuesToBeUnique",
         ),
+        (
+            {"expectation": "ExpectColumnDistinctValuesToBeInSet",
+             "kwargs": {"column": "key", "value_set": ["a/2.jpg"]}},
+            False, "unexpected a/1.jpg, b/1.jpg", "a/2.jpg",
+        ),
+        (
+            {"expectation": "ExpectColumnDistinctValuesToContainSet",
+             "kwargs": {"column": "key", "value_set": ["a/1.jpg", *map(str, range(30))]}},
+            False, "missing 0, 1, 2, 3, 4 and 25 more", ", ".join(["a/1.jpg", *map(str, range(30))]),
+        ),
+        (
+            {"table": "classes", "expectation": "ExpectColumnDistinctValuesToEqualSet",
+             "kwargs": {"column": "class", "value_set": ["b", "a"]}},
+            True, "all 2 classes", "b, a",
+        ),
     ],
 )  # fmt: skip
 def test_a_finding_says_what_was_seen_and_what_is_allowed(
@@ -107,6 +123,20 @@ def test_a_finding_says_what_was_seen_and_what_is_allowed(
     assert (found["success"], found["observed"], found["allowed"]) == (success, observed, allowed)
     assert found["message"].startswith("Widths are sensible.")
     assert ("Seen:" in found["message"]) != success
+
+
+def test_the_commented_example_names_the_classes_that_are_not_as_expected(caplog: pytest.LogCaptureFixture) -> None:
+    commented = re.findall(r"^  # (.*)", BUILT_IN.read_text(), re.MULTILINE)[1:]
+    entries = contract.parse_suite("\n".join(["expectations:", *commented]).encode(), BUILT_IN.name)
+    tables = TABLES | {"classes": pd.DataFrame({"class": ["<i>", "L2_3"]})}
+    results = contract.check(entries, tables, BUILT_IN.name)
+    found = contract.finding(entries[0], results[0], tables)
+    assert found["message"] == (
+        "Only the known classes are there. Seen: unexpected <i>; missing L2_10. Allowed: L2_3, L2_10."
+    )
+    page = contract.data_docs(entries, results, [found])
+    assert page.count("unexpected &lt;i&gt;; missing L2_10") == 2, "in the summary, and in what is drawn"
+    assert not caplog.records, "it could be drawn"
 
 
 def test_every_entry_of_the_built_in_file_has_its_columns_and_a_meaning() -> None:
