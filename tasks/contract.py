@@ -67,7 +67,7 @@ class Expectation(BaseModel):
         if "value_set" in rest:
             words.append(", ".join(map(_shown, rest.pop("value_set"))))
         words += [f"{name.replace('_', ' ')} {_shown(value)}" for name, value in rest.items()]
-        words += [f"for at least {mostly:.4g} of the {self.table}"] if mostly is not None else []
+        words += [f"for at least {float(mostly):.4g} of the {self.table}"] if mostly is not None else []
         return ", ".join(words) or self.expectation
 
 
@@ -131,7 +131,8 @@ def _checked(suite: Sequence[Expectation], tables: Tables, where: str, gx: Any) 
             gx.ExpectationSuite(name=table, expectations=checks),
             result_format={"result_format": "SUMMARY", "partial_unexpected_count": EXAMPLES, **names_row},
         )
-        for result in json.loads(json.dumps(found.to_json_dict()["results"])):
+        plain = json.dumps(found.to_json_dict()["results"], default=lambda value: value.item())  # NumPy's scalars
+        for result in json.loads(plain):
             results[result["expectation_config"]["meta"]["entry"]] = result
     for number, entry in enumerate(suite):
         if problem := _exception(results[number]):
@@ -192,7 +193,7 @@ def _which(entry: Expectation, number: int, where: str) -> str:
 def _check_columns(entry: Expectation, number: int, frame: pd.DataFrame, where: str) -> None:
     columns = [value for name, value in entry.kwargs.items() if name in ("column", "column_A", "column_B")]
     for column in columns:
-        if column not in frame.columns:
+        if column not in list(frame.columns):  # the columns themselves refuse to look for what isn't hashable
             raise ParamsError(
                 f"{_which(entry, number, where)}: the table {entry.table} has no column {column!r}. "
                 f"It has: {', '.join(frame.columns)}."
@@ -211,6 +212,11 @@ def _build(entry: Expectation, number: int, module: Any, where: str) -> Any:
     kind = getattr(module, entry.expectation)
     if unknown := set(entry.kwargs) - set(kind.__fields__):
         raise ParamsError(f"{_which(entry, number, where)} takes no {', '.join(sorted(unknown))}.")
+    if runtime := [name for name, value in entry.kwargs.items() if isinstance(value, dict) and "$PARAMETER" in value]:
+        raise ParamsError(
+            f"{_which(entry, number, where)}: {', '.join(runtime)} = $PARAMETER: there are no such parameters here. "
+            f"Write the value itself."
+        )
     severity = {"error": "critical", "warning": "warning"}[entry.severity]
     try:
         return kind(**entry.kwargs, severity=severity, meta={"entry": number, "meaning": entry.meaning})

@@ -59,6 +59,12 @@ def test_a_file_that_cannot_be_used_is_explained(text: str | bytes, said: str) -
         ({"kwargs": {"column": "width", "minimum": 3}}, "takes no minimum"),
         ({"kwargs": {"column": "width", "min_value": [3]}}, "can't be used: .*min_value"),
         ({"kwargs": {"min_value": 3}}, "can't be used: .*column"),
+        ({"kwargs": {"column": ["width"]}}, r"no column \['width'\]. It has: key, width"),
+        (
+            {"kwargs": {"column": "width", "min_value": {"$PARAMETER": "least"}}},
+            r"min_value = \$PARAMETER: .*the value",
+        ),
+        ({"kwargs": {"column": "width", "mostly": "most"}}, "can't be used: .*mostly"),
         (
             {"expectation": "ExpectColumnValuesToMatchRegex", "kwargs": {"column": "key", "regex": "("}},
             "can't be checked: .*regular expression",
@@ -78,6 +84,16 @@ def test_an_expectation_that_cannot_be_checked_is_named(change: dict[str, Any], 
         (
             {"kwargs": {"column": "width", "min_value": 32, "mostly": 0.5}},
             True, "1 of 3 images (a/2.jpg: 8)", "at least 32, for at least 0.5 of the images",
+        ),
+        (
+            {"kwargs": {"column": "width", "min_value": 32, "mostly": "0.5"}},
+            True, "1 of 3 images (a/2.jpg: 8)", "at least 32, for at least 0.5 of the images",
+        ),
+        (
+            {"expectation": "ExpectColumnQuantileValuesToBeBetween",
+             "kwargs": {"column": "width", "quantile_ranges": {"quantiles": [0.5], "value_ranges": [[8, 300]]}}},
+            True, "{'quantiles': [0.5], 'values': [8.0]}",
+            "quantile ranges {'quantiles': [0.5], 'value_ranges': [[8, 300]]}",
         ),
         (
             {"table": "classes", "kwargs": {"column": "usable", "min_value": 2}},
