@@ -4,7 +4,7 @@ Every image is `class/…/name.ext` below a folder or an s3://bucket/prefix. In 
 exact: the objects that were current at that instant, deleted ones included. Elsewhere it goes by modification time, and
 the snapshot says that it does. Hidden and system files, files outside a class folder and files that are no images by
 their extension are ignored and counted. A snapshot is addressed by what it lists, so an unchanged data set gives the
-same snapshot at any instant.
+same snapshot at any instant: its count of ignored files is of the run that made it, and the log has each run's own.
 
 Writes:
     images.parquet  key, class, bytes, etag, version, modified; sorted by key
@@ -121,6 +121,7 @@ def take(dataset: str, as_of: datetime | None, out: Output) -> Listing:
             f"There is only one class below {store.uri}{when}: {images['class'].iloc[0]!r}, {len(images):,} images. A "
             f"classifier needs two or more: a folder each, class/name.jpg. Ignored: {left_out}."
         )
+    out.log(f"snapshot: {len(images):,} images; ignored: {left_out}")
     return Listing(store.uri, versions is not None, images, ignored)
 
 

@@ -81,6 +81,17 @@ def test_what_is_no_image_is_counted_by_reason(run_step: RunStep, tmp_path: Path
     assert made.metrics["ignored"] == 11
 
 
+def test_what_came_to_an_unchanged_data_set_and_is_ignored_is_logged(
+    run_step: RunStep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "data", "a/1.jpg", "b/2.png")
+    first = run_step("snapshot", dataset=str(data))
+    assert "snapshot: 2 images; ignored: nothing" in capsys.readouterr().out
+    write(data, "a/photo.heic", "loose.jpg")
+    assert run_step("snapshot", dataset=str(data)).key == first.key
+    assert "snapshot: 2 images; ignored: 1 not images (.heic); 1 not in a class folder" in capsys.readouterr().out
+
+
 def test_reasons_stay_few_however_many_extensions_there_are(run_step: RunStep, tmp_path: Path) -> None:
     data = write(tmp_path / "data", "a/1.jpg", "b/2.png", *(f"a/x.{i}" for i in range(50)))
     ignored = run_step("snapshot", dataset=str(data)).json("snapshot.json")["ignored"]
