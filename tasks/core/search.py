@@ -4,15 +4,17 @@ A space names params of the training, each with a list of values or a range:
 
     {"optimizer": ["sgd", "adamw"], "learning_rate": {"low": 0.001, "high": 0.1}}
 
-A space of lists no larger than the search is searched whole. Of any other, trials are spread evenly by a scrambled
-Halton sequence: quasi-random points leave smaller gaps than random ones (Bergstra and Bengio, Random search for
-hyper-parameter optimization, JMLR 13, 2012). None waits for another's result, and a trial's key is that of a training
-with these params, so a larger search reuses the trials of a smaller one.
+A space of lists is searched whole where the search has a trial for each of its combinations beside the run's own
+params. Of any other, trials are spread evenly by a scrambled Halton sequence: quasi-random points leave smaller gaps
+than random ones (Bergstra and Bengio, Random search for hyper-parameter optimization, JMLR 13, 2012). A trial holds no
+param that does nothing beside its others (momentum under AdamW), so no two of them train the same. None waits for
+another's result, and a trial's key is that of a training with these params, so a larger search reuses the trials of a
+smaller one.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tasks.core.errors import ParamsError
@@ -78,8 +80,16 @@ def ends(values: Any) -> list[Any]:
 
 
 def size(space: Space) -> float:
-    """How many trials a space holds; infinitely many where it holds a range."""
-    return math.prod(math.inf if isinstance(values, Mapping) else len(values) for values in space.values())
+    """How many different trials a space holds; infinitely many where it holds a range."""
+    needed = [name for name in space if name in {other for other, _ in _needs(space).values()}]
+    return sum(
+        math.prod(
+            math.inf if isinstance(space[name], Mapping) else len(space[name])
+            for name in _telling(space, dict(zip(needed, values, strict=True)))
+            if name not in needed
+        )
+        for values in itertools.product(*(space[name] for name in needed))
+    )
 
 
 def draw(space: Space, trials: int, seed: int, own: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -94,21 +104,39 @@ def draw(space: Space, trials: int, seed: int, own: Mapping[str, Any]) -> list[d
         seed: of the sequence.
         own: the run's own values.
     """
-    names = list(space)
-    wanted: Sequence[Any]
     if size(space) <= trials:
-        wanted = list(itertools.product(*space.values()))
-    else:
-        from scipy.stats import qmc  # half a second, and only a search needs it
+        whole = list(_different(space, itertools.product(*space.values()), own))
+        if len(whole) < trials:
+            return whole
+    from scipy.stats import qmc  # half a second, and only a search needs it
 
-        points = qmc.Halton(len(names), scramble=True, rng=seed).random(DRAWS * trials)
-        wanted = [[_at(space[name], place, own[name]) for name, place in zip(names, p, strict=True)] for p in points]
-    drawn: list[dict[str, Any]] = []
+    points = qmc.Halton(len(space), scramble=True, rng=seed).random(DRAWS * trials)
+    wanted = ([_at(space[name], place, own[name]) for name, place in zip(space, p, strict=True)] for p in points)
+    return list(itertools.islice(_different(space, wanted, own), trials - 1))
+
+
+def _different(space: Space, wanted: Iterable[Sequence[Any]], own: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The trials of these combinations that train as neither the run's own params nor one before them."""
+    before = [{name: own[name] for name in _telling(space, own)}]
     for values in wanted:
-        trial = dict(zip(names, values, strict=True))
-        if len(drawn) < trials - 1 and trial not in drawn and any(own[name] != trial[name] for name in names):
-            drawn.append(trial)
-    return drawn
+        params = dict(zip(space, values, strict=True))
+        trial = {name: params[name] for name in _telling(space, params)}
+        if trial not in before:
+            before.append(trial)
+            yield trial
+
+
+def _telling(space: Space, params: Mapping[str, Any]) -> list[str]:
+    """The space's params that a training looks at which has these."""
+    needs = _needs(space)
+    return [name for name in space if name not in needs or params[needs[name][0]] == needs[name][1]]
+
+
+def _needs(space: Space) -> dict[str, tuple[str, str]]:
+    """Params of the space that do nothing without a value of another of its params, with that param and value."""
+    from tasks.core.params import ONLY_WITH  # that module needs this one
+
+    return {name: (other, value) for name, (other, value) in ONLY_WITH.items() if {name, other} <= space.keys()}
 
 
 def _at(values: Any, place: float, own: Any) -> Any:

@@ -1,3 +1,4 @@
+import math
 from typing import Any, get_args
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from tasks.core.artifacts import canonical
 from tasks.core.errors import ParamsError
 from tasks.core.params import PRESETS, Architecture, Params, ReportParams, SnapshotParams, TrainParams
+from tasks.core.search import size
 
 
 def test_a_given_value_wins_over_the_preset_and_the_preset_over_the_default() -> None:
@@ -141,6 +143,30 @@ def test_a_small_space_is_searched_whole_and_nothing_is_trained_twice() -> None:
     assert sorted(values) == [(momentum, mixup) for momentum in (0.0, 0.9) for mixup in (0, 0.2, 0.4)]
     fewer = Params.of({"search": space, "architectures": ["vgg"], "trials": 4}).trainings()
     assert len({tuple(each.items()) for each in fewer}) == 4
+
+
+def test_a_space_without_the_runs_own_params_is_searched_whole_where_there_are_trials_for_it() -> None:
+    space = {"momentum": [0.5, 0.9], "mixup": [0.2, 0.4]}
+    drawn = Params.of({"search": space, "architectures": ["vgg"], "trials": 5}).trainings()
+    values = sorted((each["momentum"], each["mixup"]) for each in drawn[1:])
+    assert values == [(0.5, 0.2), (0.5, 0.4), (0.9, 0.2), (0.9, 0.4)]
+    seeds = [Params.of({"search": space, "architectures": ["vgg"], "trials": 4, "seed": seed}) for seed in range(9)]
+    left_out = [each for params in seeds for each in drawn if each not in params.trainings()]
+    assert len(left_out) == 9, "there is a trial too few for one of them"
+    assert any(each != left_out[0] for each in left_out), "not always for the last"
+
+
+def test_trials_hold_only_what_tells_them_apart() -> None:
+    space = {"optimizer": ["sgd", "adamw"], "weight_decay": [0.01, 0.1, 0.2], "momentum": [0.5, 0.9]}
+    drawn = Params.of({"search": space, "trials": 8, "architectures": ["vgg"]}).trainings()
+    sgd, adamw = ([each for each in drawn[1:] if each["optimizer"] == name] for name in space["optimizer"])
+    assert sgd == [{"architecture": "vgg", "optimizer": "sgd", "momentum": momentum} for momentum in (0.5, 0.9)]
+    assert adamw == [{"architecture": "vgg", "optimizer": "adamw", "weight_decay": decay} for decay in (0.01, 0.1, 0.2)]
+    assert size(space) == 5
+    rates = {"optimizer": ["sgd", "adamw"], "weight_decay": {"low": 0.01, "high": 1}}
+    assert size(rates) == math.inf
+    drawn = Params.of({"search": rates, "trials": 8, "architectures": ["vgg"]}).trainings()
+    assert [each["optimizer"] for each in drawn[1:]] == ["adamw"] * 7, "the run's own params are those of sgd"
 
 
 def test_ranges_of_whole_numbers_give_whole_numbers_and_narrow_ones_are_even() -> None:
