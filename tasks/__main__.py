@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{WORDS}{error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("gesso: stopped; nothing half-done was kept.", file=sys.stderr)
+        print("gesso: stopped; what is finished is kept. Run again to go on.", file=sys.stderr)
         return 130
 
 

@@ -95,6 +95,11 @@ def test_a_file_that_can_not_be_used_is_named(folder: str, tmp_path: Path, capsy
     assert folder[:200] in said or f".{folder.rpartition('/')[2]}.partial" in said
 
 
+def test_stopped_by_hand_it_says_what_is_kept(given: list[Section], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train"]) == 130
+    assert capsys.readouterr().err == "gesso: stopped; what is finished is kept. Run again to go on.\n"
+
+
 def test_told_to_stop_while_objects_are_collected_it_stops(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
