@@ -13,12 +13,13 @@ import argparse
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import IO, Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit status is 0, or the error's."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _stoppable(), explained(words[0] if words else "--help"):
+        with _stoppable(), explained(words[0] if words else "--help"), _read():
             return _run(words)
     except GessoError as error:
         print(f"{WORDS}{error}", file=sys.stderr)
@@ -74,6 +75,28 @@ def _stoppable() -> Iterator[None]:
     finally:
         sys.unraisablehook = lost_before
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _read() -> Iterator[None]:
+    """Within, the process ends in silence where nobody reads any more what it writes: `gesso gc --verbose | head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        unread = [stream for stream in (sys.stdout, sys.stderr) if _is_broken(stream)]
+        if not unread:
+            raise
+        for stream in unread:  # Python flushes them once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _is_broken(stream: IO[str]) -> bool:
+    """Whether nobody can read any more what is written to a stream."""
+    watched = select.poll()
+    watched.register(stream, 0)  # that it broke is told in any case
+    return bool(watched.poll(0))
 
 
 def _run(words: list[str]) -> int:

@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from tasks.__main__ import main
 from tasks.core.errors import TRY_AGAIN
 from tasks.core.params import Section
 from tasks.core.step import Result
+from tasks.core.store import LocalStore
 
 
 @pytest.fixture
@@ -98,6 +101,24 @@ def test_a_file_that_can_not_be_used_is_named(folder: str, tmp_path: Path, capsy
 def test_stopped_by_hand_it_says_what_is_kept(given: list[Section], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train"]) == 130
     assert capsys.readouterr().err == "gesso: stopped; what is finished is kept. Run again to go on.\n"
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["output", "errors-too"])
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["at-the-end", "at-once"])
+def test_it_ends_in_silence_where_nobody_reads(both: bool, unbuffered: str, store: LocalStore) -> None:
+    store.put("failed/scan/key/scan.parquet", b"")
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "tasks", "gc", "--verbose"],
+        stdout=writer,
+        stderr=writer if both else subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        check=False,
+    )
+    os.close(writer)
+    assert ended.returncode == 128 + signal.SIGPIPE
+    assert b"Broken pipe" not in (ended.stderr or b"")
 
 
 def test_told_to_stop_while_objects_are_collected_it_stops(
