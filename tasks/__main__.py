@@ -17,6 +17,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, get_args, get_origin
@@ -57,10 +58,16 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
         raise Interrupted("It was told to stop (SIGTERM). Run again: what is finished is kept, and training goes on.")
 
+    def tell() -> None:
+        time.sleep(0.1)
+        while signal.getsignal(signal.SIGTERM) is stop:  # again: it isn't heard within a wait that it came just before
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
     def tell_again(lost: "sys.UnraisableHookArgs") -> None:
         if isinstance(lost.exc_value, Interrupted):
             signal.signal(signal.SIGTERM, stop)
-            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()  # not here, where it is lost too
+            threading.Thread(target=tell, daemon=True).start()  # not here, where it is lost too
         else:
             lost_before(lost)
 

@@ -124,6 +124,13 @@ def test_it_ends_in_silence_where_nobody_reads(both: bool, unbuffered: str, stor
 def test_told_to_stop_while_objects_are_collected_it_stops(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    told, really = [], os.kill
+
+    def kill(process: int, number: int) -> None:
+        told.append(number)
+        if len(told) != 2:  # as if it came just before a wait, and were not heard within it
+            really(process, number)
+
     def told_to_stop(*_: object) -> None:
         gc.callbacks.remove(told_to_stop)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -135,5 +142,6 @@ def test_told_to_stop_while_objects_are_collected_it_stops(
         raise AssertionError("It went on.")
 
     monkeypatch.setattr(__main__, "execute", execute)
+    monkeypatch.setattr(os, "kill", kill)
     assert main(["train"]) == TRY_AGAIN
     assert "It was told to stop (SIGTERM)" in capsys.readouterr().err
