@@ -222,6 +222,7 @@ class LocalStore(Bulk):
                 os.link(self._path(source), temporary)  # what is written stays as it is, so both may be one file
                 os.utime(temporary)
             except PermissionError:  # another user's
+                temporary.unlink(missing_ok=True)  # it may be linked, and only its time not be set
                 shutil.copyfile(self._path(source), temporary)
 
         with self._written(key, write) as (temporary, target):

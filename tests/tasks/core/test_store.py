@@ -164,6 +164,18 @@ def test_a_copy_outlives_what_it_was_made_of(any_store: Store) -> None:
     assert [any_store.get(key) for key in ("b/copy.bin", "c/copy.bin")] == [b"first", b"first"]
 
 
+@pytest.mark.parametrize("refused", ["link", "utime"])
+def test_another_users_file_is_copied(store: LocalStore, refused: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    store.put("theirs", b"1234")
+    monkeypatch.setattr(os, refused, refuse)
+    store.copy("theirs", "ours")
+    assert store.get("ours") == b"1234"
+    assert not store.local_path("ours").samefile(store.local_path("theirs"))
+
+
 @pytest.mark.parametrize(
     "act",
     [lambda s: s.get("no"), lambda s: s.download("no", Path("x")), lambda s: s.copy("no", "y")],
