@@ -11,8 +11,8 @@ It does if it passes every check:
   allowed        promote is on for this run
   approval       where a person had to be asked: the answer is to promote
 
-Both models are judged on the same images: this run's test part, without what the champion was trained or validated on
-(where the split was drawn anew, it would be asked about images that it has learnt). A champion of another image size
+Both models are judged on the same images: this run's test part, without what the champion was trained or validated on,
+and without duplicates of that (where the split was drawn anew, it would be asked about images that it has learnt). A champion of another image size
 gets the images from the data set again, at its size. Classes are matched by name; images of a class that the champion
 doesn't know count as wrong for it. A champion that can't be opened any more counts as none.
 

@@ -394,6 +394,7 @@ def test_the_command_line(home: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     there = keys(store)
     size = sum(found.size for found in store.list("artifacts/"))
 
+    capsys.readouterr()
     assert gc.main([]) == 0
     printed = capsys.readouterr()
     assert keys(store) == there
