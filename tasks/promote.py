@@ -12,9 +12,10 @@ It does if it passes every check:
   approval       where a person had to be asked: the answer is to promote
 
 Both models are judged on the same images: this run's test part, without what the champion was trained or validated on,
-and without duplicates of that (where the split was drawn anew, it would be asked about images that it has learnt). A champion of another image size
-gets the images from the data set again, at its size. Classes are matched by name; images of a class that the champion
-doesn't know count as wrong for it. A champion that can't be opened any more counts as none.
+and without duplicates of that (where the split was drawn anew, it would be asked about images that it has learnt). A
+champion of another image size gets the images from the data set again, at its size. Classes are matched by name; images
+of a class that the champion doesn't know count as wrong for it. A champion that can't be opened any more counts as
+none.
 
 A candidate that fails a check is a successful run whose verdict is HOLD. Writes
   decision.json  verdict ("PROMOTE" | "HOLD"), candidate {model, artifact, architecture, macro_f1}, champion (null or

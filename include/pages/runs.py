@@ -26,7 +26,7 @@ TELLING = (
 
 #: Of each step's metrics, those that say most about the data and the model, and how the page calls them.
 KEY_FIGURES = {
-    "snapshot": {"images": "images", "classes": "classes", "ignored": "files ignored"},
+    "snapshot": {"images": "images", "classes": "classes", "ignored": "files ignored when first listed"},
     "scan": {"images": "images", "unreadable": "unreadable", "remembered": "known from before"},
     "validate": {
         "kept": "kept", "quarantined": "quarantined", "duplicates": "duplicates",
