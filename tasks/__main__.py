@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit status is 0, or the error's."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with _stoppable(), explained(words[0] if words else "--help"), _read():
+        with _stoppable(), explained(words[0] if words else "--help"), _silent_when_unread():
             return _run(words)
     except GessoError as error:
         print(f"{WORDS}{error}", file=sys.stderr)
@@ -85,7 +85,7 @@ def _stoppable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _read() -> Iterator[None]:
+def _silent_when_unread() -> Iterator[None]:
     """Within, the process ends in silence where nobody reads any more what it writes: `gesso gc --verbose | head`."""
     try:
         yield

@@ -90,8 +90,8 @@ def reference(store: Store, pointer: Champion | None, snapshot: Artifact) -> Ref
 def run(inputs: Inputs, params: params.DriftParams, out: Output) -> None:
     """Compare the images in use with those that the champion was trained on; without a champion say so."""
     now = seen(inputs.one("validate"), inputs.one("cluster"))
-    facts: dict[str, Any] = {"reference": None, "images": len(now), "threshold": params.drift_threshold, "reason": ""}
-    facts["other_params"] = []
+    facts: dict[str, Any] = {"reference": None, "images": len(now), "threshold": params.drift_threshold}
+    facts |= {"reason": "", "other_params": []}
     rows: list[dict[str, Any]] = []
     if isinstance(out.observed, str):
         facts["reason"] = out.observed

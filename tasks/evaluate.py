@@ -225,16 +225,18 @@ def fold_scores(held_out: pd.DataFrame, counts: pd.DataFrame) -> dict[str, float
 
     Args:
         held_out: columns class, predicted.
-        counts: columns class, train, train_drawn, validation: images of each class, in order of labels.
+        counts: columns class, train, train_drawn, validation: images of each class.
     """
-    label_of = {name: label for label, name in enumerate(counts["class"])}
-    truth, predicted = (held_out[name].map(label_of).to_numpy(np.int64) for name in ("class", "predicted"))
-    in_folds = counts[["train", "train_drawn"]].min(axis=1) + counts["validation"]
-    weight = ((counts["train"] + counts["validation"]) / in_folds).to_numpy()
-    matrix = metrics.confusion(truth, predicted, len(counts)) * weight[:, None]
-    support, right = matrix.sum(axis=1), np.diag(matrix)
-    f1 = np.where(support > 0, 2 * right / np.maximum(support + matrix.sum(axis=0), 1), np.nan)
-    return {"val_macro_f1": metrics.macro(f1), "val_accuracy": float(right.sum() / support.sum())}
+    from sklearn.metrics import accuracy_score, f1_score  # half a second, which a run without folds saves
+
+    table = counts.set_index("class")
+    in_folds = table[["train", "train_drawn"]].min(axis=1) + table["validation"]
+    truth, predicted = held_out["class"], held_out["predicted"]
+    weight = truth.map((table["train"] + table["validation"]) / in_folds)
+    return {
+        "val_macro_f1": float(f1_score(truth, predicted, labels=truth.unique(), average="macro", sample_weight=weight)),
+        "val_accuracy": float(accuracy_score(truth, predicted, sample_weight=weight)),
+    }
 
 
 def cross_validation(folds: pd.DataFrame) -> list[dict[str, Any]]:

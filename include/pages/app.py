@@ -134,8 +134,8 @@ def report(dag_id: str, run_id: str, request: Request, wait: bool = True) -> Res
         run = find_run(dag_id, run_id)
     except NotFound:
         run = None
-    made = run.artifacts("report") if run else []
-    if made and run and not run.record.get("failed"):
+    made = run.artifacts("report") if run and not run.record.get("failed") else []
+    if made:
         return _report(made[-1], request)
     airflow = progress(dag_id, run_id)
     if run is None and not airflow.state:

@@ -417,16 +417,6 @@ SEARCHED = {
 """The params that may be searched, and their types: those that shape a training, on the same images and device."""
 
 
-ONLY_WITH = {
-    "weight_decay": ("optimizer", "adamw"),
-    "momentum": ("optimizer", "sgd"),
-    "warmup_epochs": ("schedule", "cosine"),
-    "plateau_patience": ("schedule", "plateau"),
-    "bottleneck": ("architectures", "residual"),
-}
-"""Params that a training looks at only where another one has this value."""
-
-
 def _searchable(space: dict[str, Any]) -> dict[str, Any]:
     """A space with each listed value as the training takes it: 5 for "5"."""
     return search.checked(space, SEARCHED, _as_taken)
@@ -592,7 +582,7 @@ class Params(
             )
         given["architectures"] = self.architectures
         for name in self.search:
-            other, wanted = ONLY_WITH.get(name, ("", ""))
+            other, wanted = search.ONLY_WITH.get(name, ("", ""))
             if other and wanted not in given[other]:
                 raise ParamsError(
                     f"search: {name} does nothing without {wanted} as {other}, and here it is "

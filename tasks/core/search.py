@@ -27,6 +27,15 @@ DRAWS = 50
 WIDE = 10
 """From this ratio of its ends on, a range above zero is searched by its logarithm."""
 
+ONLY_WITH = {
+    "weight_decay": ("optimizer", "adamw"),
+    "momentum": ("optimizer", "sgd"),
+    "warmup_epochs": ("schedule", "cosine"),
+    "plateau_patience": ("schedule", "plateau"),
+    "bottleneck": ("architectures", "residual"),
+}
+"""Params that a training looks at only where another one has this value."""
+
 
 def checked(space: Space, kinds: Mapping[str, Any], taken: Callable[[str, Any], Any]) -> dict[str, Any]:
     """A space, checked, with each listed value as the param takes it.
@@ -134,8 +143,6 @@ def _telling(space: Space, params: Mapping[str, Any]) -> list[str]:
 
 def _needs(space: Space) -> dict[str, tuple[str, str]]:
     """Params of the space that do nothing without a value of another of its params, with that param and value."""
-    from tasks.core.params import ONLY_WITH  # that module needs this one
-
     return {name: (other, value) for name, (other, value) in ONLY_WITH.items() if {name, other} <= space.keys()}
 
 

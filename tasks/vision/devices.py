@@ -12,13 +12,13 @@ import keras
 from tasks.core.params import TrainShared
 
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-if keras.backend.backend() == "jax" and DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
+if DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
     # Here, since JAX hears nothing of it any more once a device was looked for.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
 
 
 class Execution(NamedTuple):
-    """How a training is executed. It changes the last digits of a result, and by a little the images of a step."""
+    """How a training is executed. It changes a result's last digits, and by a few images a batch; artifacts note it."""
 
     precision: str
     """What activations are computed in: float32, bfloat16 or float16 (then the loss is scaled); weights are float32."""
@@ -157,15 +157,9 @@ def watched() -> Iterator[list[float]]:
 def make_deterministic(xla: bool) -> None:
     """Make the same training give the same weights, bit for bit, on the same machine.
 
-    Before the first model: what XLA is told later, it doesn't hear.
+    Before the first model.
     """
-    if backend() == "jax":
-        return  # it was told when this module was imported
-    if xla:
-        flags = os.environ.get("XLA_FLAGS", "")
-        if has_gpu() and DETERMINISTIC not in flags:
-            os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
-    else:
+    if backend() == "tensorflow" and not xla:  # XLA was told when this module was imported
         # TensorFlow adds up gradients in the order in which its threads finish, unless told not to, and Keras has
         # no switch for it. (Told so, Keras refuses to compile with XLA.)
         import tensorflow
