@@ -25,7 +25,7 @@ from typing import IO, Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tasks.core.errors import WORDS, GessoError, Interrupted, ParamsError
+from tasks.core.errors import WORDS, GessoError, Interrupted, ParamsError, Terminated
 from tasks.core.local_store import explained
 from tasks.core.settings import settings
 from tasks.core.step import NAMES, Step, execute, load
@@ -49,14 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Within, SIGTERM (a pod that is moved, a job that is cancelled) raises `Interrupted`.
+    """Within, SIGTERM (a pod that is moved, a job that is cancelled) raises `Terminated`; it leaves as `Interrupted`.
 
     Without this a container's first process would not hear SIGTERM at all, and be killed in the middle.
     """
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough
-        raise Interrupted("It was told to stop (SIGTERM). Run again: what is finished is kept, and training goes on.")
+        raise Terminated
 
     def tell() -> None:
         time.sleep(0.1)
@@ -65,7 +65,7 @@ def _stoppable() -> Iterator[None]:
             time.sleep(0.1)
 
     def tell_again(lost: "sys.UnraisableHookArgs") -> None:
-        if isinstance(lost.exc_value, Interrupted):
+        if isinstance(lost.exc_value, Terminated):
             signal.signal(signal.SIGTERM, stop)
             threading.Thread(target=tell, daemon=True).start()  # not here, where it is lost too
         else:
@@ -79,6 +79,9 @@ def _stoppable() -> Iterator[None]:
     lost_before, sys.unraisablehook = sys.unraisablehook, tell_again
     try:
         yield
+    except Terminated:
+        words = "It was told to stop (SIGTERM). Run again: what is finished is kept, and training goes on."
+        raise Interrupted(words) from None
     finally:
         sys.unraisablehook = lost_before
         signal.signal(signal.SIGTERM, before)

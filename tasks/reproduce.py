@@ -103,7 +103,7 @@ def reproduce(store: Store, record: Record, into: Store) -> Iterator[Line]:
         try:
             with redirect_stdout(_Quiet()):
                 made = _make_anew(artifact, record, anew, into)
-        except Interrupted:
+        except KeyboardInterrupt:
             raise Interrupted(f"It was told to stop. Run again into an empty store: {into.uri} is none now.") from None
         except GessoError as error:
             yield Line(name, f"it can't be made anew: {error}")

@@ -57,3 +57,11 @@ class Interrupted(GessoError):
     """A step that was told to stop, or was killed, and can go on."""
 
     exit_status = TRY_AGAIN
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, wherever the main thread is.
+
+    As little an `Exception` as Ctrl-C: whoever catches these would go on, as botocore does with its next try of a
+    request.
+    """

@@ -37,7 +37,7 @@ from typing import Any
 
 from tasks.core.artifacts import MANIFEST, Artifact, Inputs, Output, artifact_key, file_sha256, forget_copies
 from tasks.core.checkpoint import Checkpoint
-from tasks.core.errors import GessoError, Interrupted, NotFound, ParamsError, StoreError
+from tasks.core.errors import GessoError, NotFound, ParamsError, StoreError
 from tasks.core.params import Section
 from tasks.core.settings import settings
 from tasks.core.store import Store, open_store
@@ -311,8 +311,6 @@ def execute(
         out.checkpoint.key = key
         try:
             step.run(opened, params, out)
-        except Interrupted:
-            raise
         except GessoError as error:
             raise type(error)(_with_evidence(str(error), store, f"failed/{name}/{key}", out)) from error
         if out.passing:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from tasks.core.checkpoint import Checkpoint
-from tasks.core.errors import DataError, Interrupted, ParamsError, StoreError
+from tasks.core.errors import DataError, ParamsError, StoreError
 from tasks.core.params import TrainShared
 from tasks.core.settings import settings
 from tasks.vision import devices, metrics, models
@@ -128,7 +128,7 @@ class Resumable(keras.callbacks.Callback):  # type: ignore[misc]
 
     The state is that of the end of an epoch: weights, the optimizer's and the random generators' state, the counters of
     plateau and early stop, the best weights, the history. It goes to the checkpoint at most every
-    GESSO_CHECKPOINT_SECONDS, and at once where the process is told to stop (SIGTERM). Stands after the others.
+    GESSO_CHECKPOINT_SECONDS, and at once where the process is told to stop (SIGTERM, Ctrl-C). Stands after the others.
     """
 
     def __init__(
@@ -289,14 +289,18 @@ class Resumable(keras.callbacks.Callback):  # type: ignore[misc]
         """Send the latest state to the checkpoint, unless it is there."""
         if self._is_kept:
             return
-        self._is_kept = True  # whether or not it succeeds: it is not tried again before the next epoch
         arrays = {name: self._state[name] for name in ("variables", "best_weights")}
         facts = json.dumps({**self._state, **{name: len(values) for name, values in arrays.items()}}).encode()
         named = {f"{name}_{at}": value for name, values in arrays.items() for at, value in enumerate(values)}
         with self._file.open("wb") as file:
             np.savez(file, facts=np.frombuffer(facts, np.uint8), **named)
         self._kept = time.monotonic()
-        self._checkpoint.save(self._file)
+        try:
+            self._checkpoint.save(self._file)
+        except StoreError:
+            self._is_kept = True  # or as good as: it is not tried again before the next epoch
+            raise
+        self._is_kept = True
 
 
 def _optimizer(params: TrainShared, rate: float, steps: int, warmup: int, precision: str) -> Any:
@@ -347,7 +351,7 @@ def fit(
         Diverged: the loss is no longer a number; the network has the weights of the best epoch before.
         ParamsError: a batch doesn't fit into memory; says which does.
         DataError: the checkpoint is another network's.
-        Interrupted: the process was told to stop; the checkpoint holds the last finished epoch.
+        KeyboardInterrupt: the process was told to stop; the checkpoint holds the last finished epoch.
     """
     plateau = keras.callbacks.ReduceLROnPlateau(
         "val_loss", mode="min", factor=0.5, patience=params.plateau_patience, min_delta=0
@@ -396,7 +400,7 @@ def fit(
             train(True, min(freeze_epochs, params.epochs))
         if freeze_epochs < params.epochs:
             train(False, params.epochs)
-    except Interrupted:
+    except KeyboardInterrupt:
         resumable.keep()
         raise
     except Diverged as error:

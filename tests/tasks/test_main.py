@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from urllib3 import HTTPConnectionPool
 
 from tasks import __main__
 from tasks.__main__ import main
 from tasks.core.errors import TRY_AGAIN
 from tasks.core.params import Section
 from tasks.core.step import Result
-from tasks.core.store import LocalStore
+from tasks.core.store import LocalStore, open_store
 
 
 @pytest.fixture
@@ -145,3 +146,26 @@ def test_told_to_stop_while_objects_are_collected_it_stops(
     monkeypatch.setattr(os, "kill", kill)
     assert main(["train"]) == TRY_AGAIN
     assert "It was told to stop (SIGTERM)" in capsys.readouterr().err
+
+
+def test_told_to_stop_within_a_request_it_stops_and_tries_no_other(
+    s3: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent, send = [], HTTPConnectionPool.urlopen
+
+    def told_to_stop(*arguments: Any, **options: Any) -> Any:
+        sent.append(arguments)
+        if len(sent) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return send(*arguments, **options)
+
+    def execute(*_: object) -> Result:
+        store = open_store(s3)
+        monkeypatch.setattr(HTTPConnectionPool, "urlopen", told_to_stop)
+        store.put("key", b"data")
+        raise AssertionError("It went on.")
+
+    monkeypatch.setattr(__main__, "execute", execute)
+    assert main(["train"]) == TRY_AGAIN
+    assert "It was told to stop (SIGTERM)" in capsys.readouterr().err
+    assert len(sent) == 1

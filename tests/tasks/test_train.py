@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 
 from tasks.core.artifacts import Artifact
-from tasks.core.errors import TRY_AGAIN, DataError, ParamsError
+from tasks.core.errors import TRY_AGAIN, DataError, ParamsError, Terminated
 from tasks.core.params import TrainParams
 from tasks.core.settings import settings
-from tasks.core.step import execute, expected_key
+from tasks.core.step import Checkpoint, execute, expected_key
 from tasks.core.store import LocalStore
 from tests.tasks.artifacts_by_hand import committed, output
 
@@ -315,6 +315,25 @@ def test_a_training_that_had_stopped_early_is_not_trained_further(resampled: Res
     again = execute("train", uris(given), params, str(tmp_path / "b")).artifact
     for name in whole.names():
         assert again.path(name).read_bytes() == whole.path(name).read_bytes(), name
+
+
+def test_told_to_stop_while_it_keeps_its_state_a_training_keeps_it(resampled: Resampled, store, monkeypatch, capsys):
+    monkeypatch.setenv("GESSO_CHECKPOINT_SECONDS", "0")
+    settings.cache_clear()
+    given, params, save, saves = resampled(), TrainParams.of(quick(epochs=9)), Checkpoint.save, []
+
+    def told_to_stop(checkpoint: Checkpoint, file: Path) -> None:
+        saves.append(file)
+        if len(saves) == 4:
+            raise Terminated
+        save(checkpoint, file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "save", told_to_stop)
+        with pytest.raises(Terminated):
+            execute("train", uris(given), params, store.uri)
+    execute("train", uris(given), params, store.uri)
+    assert "Going on after epoch 4, from " in capsys.readouterr().out
 
 
 def test_a_damaged_checkpoint_counts_as_none(resampled: Resampled, store: LocalStore):
