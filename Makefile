@@ -24,7 +24,7 @@ install: $(READY)  ## make .venv and install the locked requirements
 
 $(READY): requirements.txt requirements-dev.txt pyproject.toml
 	@python3 -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Gesso needs CPython 3.11 as python3; this is $$(python3 --version)."; exit 1; }
-	@echo "Installing the locked requirements into $(VENV) (3 GB; once)…"
+	@echo "Installing the locked requirements into $(VENV) (4.5 GB; once)…"
 	@test -x $(BIN)/python || python3 -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt -r requirements-dev.txt
@@ -68,6 +68,6 @@ lock: $(READY)  ## compile requirements*.in into requirements*.txt
 	@for name in dev trainer trainer-cuda; do $(BIN)/uv pip compile --quiet --no-header --no-annotate \
 	  requirements-$$name.in --output-file requirements-$$name.txt || exit 1; done
 
-clean:  ## remove .venv and what runs left in .gesso
+clean:  ## remove .venv and all of .gesso: the store with its models, Airflow's database, passwords
 	@$(BIN)/python -m include.serve down 2>/dev/null || true
 	@rm -rf $(VENV) .gesso

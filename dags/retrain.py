@@ -8,7 +8,8 @@ classes, trains, evaluates class by class, and promotes the new model only where
 backfill: a scheduled run and a backfill see the data as it was at the end of their interval. `dry_run` stops before the
 training and reports what would be done; `require_approval` asks a person before the model is promoted.
 
-**Read** the report: its URI is what the task `report` returns. A lost gate is a successful run whose verdict is HOLD.
+**Read** the report: its URI is what the task `report` returns. A model that fails the gate leaves a successful run
+with the verdict HOLD.
 
 **Rerun** anything at any time: a step whose code, params and inputs are unchanged is reused, not repeated. Bad data
 fails at once with a message that says what to do; a store that can't be reached is tried again.

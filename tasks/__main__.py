@@ -3,6 +3,7 @@
 gesso snapshot --dataset pictures/                      # prints the URI of its artifact
 gesso scan --input snapshot=URI                         # each step says with --help what it needs
 gesso predict --model champion a.png b.jpg
+gesso rollback RUN                                      # puts the model of a past run in use again
 gesso gc                                                # says what of the store no run needs; --delete removes it
 gesso verify RUN                                        # hashes again what a run used and wrote
 gesso reproduce RUN                                     # makes all artifacts of a run anew, and compares
@@ -30,7 +31,7 @@ from tasks.core.local_store import explained
 from tasks.core.settings import settings
 from tasks.core.step import NAMES, Step, execute, load
 
-TOOLS = "demo, gc, predict, reproduce, verify"
+TOOLS = "demo, gc, predict, reproduce, rollback, verify"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,6 +122,10 @@ def _run(words: list[str]) -> int:
         from tasks.gc import main as gc
 
         return gc(words[1:])
+    if command == "rollback":
+        from tasks.rollback import main as rollback
+
+        return rollback(words[1:])
     if command in ("reproduce", "verify"):
         from tasks.reproduce import main as reproduce
 

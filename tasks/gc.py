@@ -103,7 +103,7 @@ def main(words: list[str]) -> int:
     try:
         before = datetime.now(UTC) - timedelta(days=options.days)
     except OverflowError:
-        raise ParamsError(f"--days {options.days}: expected fewer; so long ago there was no year 1 yet.") from None
+        raise ParamsError(f"--days {options.days}: expected fewer: that is before the year 1.") from None
     store = open_store(options.store)
     root = store.local_path("")
     if root is not None and not root.is_dir():
@@ -118,7 +118,7 @@ def main(words: list[str]) -> int:
     if options.delete:
         print(f"Removed from {store.uri}: what no run needs and is {age}.", file=sys.stderr)
     else:
-        print(f"Nothing was removed. With --delete, this goes from {store.uri}: {age}.", file=sys.stderr)
+        print(f"Nothing was removed. --delete would remove this from {store.uri}; all of it is {age}.", file=sys.stderr)
     return 0
 
 

@@ -9,6 +9,7 @@ It does if it passes every check:
   class drop     against a champion: no class with at least 5 test images loses more F1 than max_class_drop, or than
                  one image makes (1 of n) where that is more
   allowed        promote is on for this run
+  withdrawn      (where it is) nobody took it out of use by `gesso rollback`
   approval       where a person had to be asked: the answer is to promote
 
 Both models are judged on the same images: this run's test part, without what the champion was trained or validated on,
@@ -58,8 +59,12 @@ class Check:
 def observe(inputs: Inputs, params: params.PromoteParams, out: Output) -> tuple[Any, Any]:
     """Read the champion. The one that the candidate is measured against goes into the key."""
     pointer, etag = read_champion(out.store, dataset(inputs))
-    uri = opponent(pointer, chosen(inputs))
-    return {"champion": key_of(uri) if uri else None}, (pointer, etag)
+    candidate = chosen(inputs)
+    uri = opponent(pointer, candidate)
+    seen: dict[str, Any] = {"champion": key_of(uri) if uri else None}
+    if is_withdrawn(candidate, pointer):
+        seen["withdrawn"] = [candidate.key]
+    return seen, (pointer, etag)
 
 
 def run(inputs: Inputs, params: params.PromoteParams, out: Output) -> None:
@@ -84,6 +89,8 @@ def run(inputs: Inputs, params: params.PromoteParams, out: Output) -> None:
             checks += [check_better(comparison), check_drop(comparison["per_class"], params.max_class_drop)]
         else:
             checks.append(no_images())
+    if is_withdrawn(candidate, pointer):
+        checks.append(WITHDRAWN)
     if params.approval:
         checks.append(check_approval(params.approval))
     verdict = "PROMOTE" if all(check.passed for check in checks) else "HOLD"
@@ -177,6 +184,22 @@ def check_allowed(promote: bool) -> Check:
     return Check("allowed", promote, "on" if promote else "off", "on", message)
 
 
+def is_withdrawn(candidate: Artifact, pointer: Champion | None) -> bool:
+    """Whether a person took the candidate out of use."""
+    return pointer is not None and candidate.key in pointer.withdrawn
+
+
+#: The check that a withdrawn model fails.
+WITHDRAWN = Check(
+    "withdrawn",
+    False,
+    "withdrawn",
+    "not withdrawn",
+    "This very model was in use and was withdrawn by `gesso rollback`. Train another, by new images, params or another "
+    "seed; or roll back to a run of it.",
+)
+
+
 def check_approval(approval: params.Answer) -> Check:
     """Whether the person who was asked wants it."""
     passed = approval.answer == "approve"
@@ -256,6 +279,7 @@ def put_in_use(
         previous=pointer.model if pointer else None,
         since=str(evaluation.manifest["made_at"]),
         evaluation=evaluation.uri,
+        withdrawn=pointer.withdrawn if pointer else [],
     )
     if move_champion(store, name, champion, etag):
         return

@@ -26,7 +26,7 @@ from tasks.core.champion import Champion, champion_key, move_champion, read_cham
 from tasks.core.errors import DataError, GessoError, Interrupted, NotFound, ParamsError
 from tasks.core.ledger import NO_REVIEW
 from tasks.core.params import Section
-from tasks.core.runs import Record, artifacts_of, instance_name, read_record
+from tasks.core.runs import Record, artifacts_of, find_record, instance_name
 from tasks.core.settings import settings
 from tasks.core.step import NAMES, code_digest, execute, load
 from tasks.core.store import Store, in_threads, open_store
@@ -57,10 +57,7 @@ def main(words: Sequence[str]) -> int:
         parser.add_argument("--into", help="empty store for what is made anew (default: below GESSO_HOME)")
     options = parser.parse_args(rest)
     store = open_store(options.store)
-    try:
-        record = read_record(store, options.dag, options.run)
-    except NotFound:
-        raise ParamsError(f"{store.uri} has no record of a run {options.run!r} of {options.dag}.") from None
+    record = find_record(store, options.dag, options.run)
     if not any(record["steps"].get(step) for step in NAMES):
         raise DataError(f"No step of the run {options.run!r} has ended: there is nothing to {command}.")
     if command == "verify":
@@ -190,12 +187,13 @@ def _set_champion(artifact: Artifact, anew: Mapping[str, Artifact], into: Store)
     """Put the champion that the step saw then into the other store."""
     snapshot = anew[str(artifact.inputs["snapshot"])]
     dataset = str(snapshot.json("snapshot.json")["dataset"])
-    key = _observed(artifact)["champion"]
+    key, withdrawn = _observed(artifact)["champion"], _observed(artifact).get("withdrawn", [])
     if key is None:
         into.delete(champion_key(dataset))
         return
     _, etag = read_champion(into, dataset)
-    move_champion(into, dataset, Champion(f"{artifact.store.uri}/artifacts/train/{key}", None, ""), etag)
+    champion = Champion(f"{artifact.store.uri}/artifacts/train/{key}", None, "", withdrawn=withdrawn)
+    move_champion(into, dataset, champion, etag)
 
 
 def _tell_of_trainings(report: Artifact, into: Store) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from tasks.core.errors import DataError, NotFound
 from tasks.core.store import Store
@@ -18,12 +18,14 @@ class Champion:
         previous: URI of the model that it replaced, or None.
         since: when it took over, UTC, ISO 8601.
         evaluation: URI of the evaluate artifact, which holds the model's export and card; empty where none was made.
+        withdrawn: keys of models that a person took out of use, which no run promotes again.
     """
 
     model: str
     previous: str | None
     since: str
     evaluation: str = ""
+    withdrawn: list[str] = field(default_factory=list)
 
 
 def key_of(uri: str) -> str:

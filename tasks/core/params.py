@@ -173,7 +173,7 @@ class ValidateParams(Section):
     near_duplicate_bits: int = _param(
         4,
         "Cleaning",
-        "Pictures whose perceptual hashes differ in at most this many of 64 bits count as one.",
+        "Pictures whose perceptual hashes differ in at most this many of 64 bits share a part of the split.",
         ge=0,
         le=16,
         read={"perceptual hashes": "https://en.wikipedia.org/wiki/Perceptual_hashing"},
@@ -399,7 +399,7 @@ class PromoteShared(Resampled):
     max_class_drop: float = _param(
         0.05,
         "Promotion",
-        "No class may lose more F1 than this against the champion, or than one of its test images makes.",
+        "No class may lose more F1 than this against the champion; one test image more or less is never too much.",
         ge=0,
         le=1,
     )

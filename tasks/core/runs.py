@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tasks.core.artifacts import Artifact
-from tasks.core.errors import DataError, NotFound, StoreError
+from tasks.core.errors import DataError, NotFound, ParamsError, StoreError
 from tasks.core.params import SEARCHED
 from tasks.core.store import Store
 
@@ -104,6 +104,19 @@ def read_record(store: Store, dag_id: str, run_id: str) -> Record:
     """
     key = record_key(dag_id, run_id)
     return _parsed(store, key, store.get(key))
+
+
+def find_record(store: Store, dag_id: str, run_id: str) -> Record:
+    """The record of a run that a person named.
+
+    Raises:
+        ParamsError: there is none.
+        DataError: the record was damaged.
+    """
+    try:
+        return read_record(store, dag_id, run_id)
+    except NotFound:
+        raise ParamsError(f"{store.uri} has no record of a run {run_id!r} of {dag_id}.") from None
 
 
 def _parsed(store: Store, key: str, data: bytes) -> Record:

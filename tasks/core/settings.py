@@ -27,7 +27,7 @@ class Settings(BaseModel):
     dataset: str = Field("", description="The data set of a run that names none. Default: HOME/demo.")
     params: dict[str, Any] = Field(
         {},
-        description="Params of a run that doesn't give its own, as JSON: for what the schedule and new images start.",
+        description="Defaults for the params of every run, as JSON; what a run gives wins.",
     )
     scratch: Path | None = Field(None, description="Folder for unfinished work. Default: HOME/scratch.")
     workers: int = Field(0, ge=0, description="Threads a step may use. 0: one per core.")

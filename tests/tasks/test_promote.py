@@ -1,11 +1,14 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from tasks import evaluate, promote
+from tasks.__main__ import main
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import Champion, champion_key, move_champion, read_champion
-from tasks.core.errors import ParamsError, StoreError
+from tasks.core.errors import TRY_AGAIN, ParamsError, StoreError
+from tasks.core.runs import change_record
 from tasks.core.step import execute
 from tests.tasks.judging import CLASSES, World
 
@@ -351,3 +354,78 @@ def test_an_evaluation_of_other_models_is_refused(world, run_step):
     inputs = inputs_of(run_step, world, world.model("red"))
     with pytest.raises(ParamsError, match="not among the `train` artifacts given"):
         run_step("promote", inputs | {"train": [world.model("blue")]})
+
+
+@pytest.fixture
+def promoted(world, run_step):
+    """Promotes a model, in a run of this id, and returns its decision."""
+
+    def run(model: Artifact, run_id: str) -> Artifact:
+        made = inputs_of(run_step, world, model)
+        made["promote"] = run_step("promote", made)
+        record = {
+            step: [{"artifact": each.uri} for each in (found if isinstance(found, list) else [found])]
+            for step, found in made.items()
+        }
+        change_record(world.store, "retrain", run_id, lambda kept: kept.update(steps=record))
+        return made["promote"]
+
+    return run
+
+
+def test_a_rollback_puts_a_past_model_in_use_and_the_withdrawn_one_does_not_come_back(world, promoted, capsys):
+    red, blue = world.model("red"), world.model("blue")
+    first = promoted(red, "monday")
+    promoted(blue, "tuesday")
+    assert champion_of(world).model == blue.uri
+    capsys.readouterr()
+    assert main(["rollback", "monday"]) == 0
+    said = capsys.readouterr()
+    assert said.out.strip() == red.uri
+    assert f"{blue.uri} is withdrawn" in said.err
+    champion = champion_of(world)
+    assert (champion.model, champion.withdrawn) == (red.uri, [blue.key])
+    assert Artifact.open(champion.evaluation).metrics["model"] == red.key
+
+    held = promoted(blue, "wednesday")
+    assert failed(held) == ["withdrawn"]
+    assert "gesso rollback" in message(held, "withdrawn")
+    assert promoted(red, "monday again").key == first.key  # its run finds its own decision
+    assert champion_of(world) == champion
+
+    green = world.model("green")
+    assert promoted(green, "thursday").metrics["verdict"] == "HOLD"  # it loses class 0
+    assert main(["rollback", "thursday"]) == 0
+    assert champion_of(world).withdrawn == sorted([red.key, blue.key])
+    assert main(["rollback", "wednesday"]) == 0
+    champion = champion_of(world)
+    assert (champion.model, champion.withdrawn) == (blue.uri, sorted([red.key, green.key]))
+
+
+def test_what_was_withdrawn_stays_so_when_another_model_is_promoted(world, promoted):
+    red, blue = world.model("red"), world.model("blue")
+    crown(world, blue)
+    champion, etag = read_champion(world.store, str(world.dataset))
+    assert move_champion(world.store, str(world.dataset), replace(champion, model=red.uri, withdrawn=["a"]), etag)
+    assert promoted(blue, "monday").metrics["verdict"] == "PROMOTE"
+    assert champion_of(world).withdrawn == ["a"]
+
+
+def test_a_rollback_that_is_not_possible_says_why(world, promoted, monkeypatch, capsys):
+    red, blue = world.model("red"), world.model("blue")
+    promoted(red, "monday")
+    before = champion_of(world)
+    for run, status, words in (
+        ("sunday", 2, "has no record of a run 'sunday' of retrain"),
+        ("monday", 2, "The model of 'monday' is in use already"),
+        ("dry", 1, "The run 'dry' has no model to go back to"),
+    ):
+        change_record(world.store, "retrain", "dry", lambda record: record.update(steps={}))
+        assert main(["rollback", run]) == status
+        assert words in capsys.readouterr().err
+    assert champion_of(world) == before
+
+    promoted(blue, "tuesday")
+    monkeypatch.setattr("tasks.rollback.move_champion", lambda *_: False)
+    assert main(["rollback", "monday"]) == TRY_AGAIN
+    assert "A run changed the champion meanwhile" in capsys.readouterr().err
