@@ -404,7 +404,7 @@ def test_the_command_line(home: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert lines[1] == ["artifacts", "1", f"{size:,}"]
     assert lines[3] == ["files", "of", "failed", "steps", "1", "4"]
     assert lines[-1] == ["all", "2", f"{size + 4:,}"]
-    assert "Nothing was removed. With --delete" in printed.err
+    assert "Nothing was removed. --delete would" in printed.err
 
     assert gc.main(["--days", "50", "--delete"]) == 0
     assert keys(store) == there
