@@ -9,7 +9,8 @@ graph, the weights as constants, which TensorFlow fuses with the operations arou
 
 `serving_default` takes JPEG and PNG files. It repeats what `images.open_image` and `images.resize` do with them: the
 scaled decode, the EXIF orientation, white behind transparent pixels, the area average rounded as OpenCV rounds it.
-The signature `pixels` takes what these two made of any other file.
+The signature `pixels` takes what these two made of any other file. An orientation that a PNG file keeps as text
+(ImageMagick's `Raw profile type exif`) or behind its first 64 KiB is not seen.
 """
 
 import re
@@ -213,7 +214,10 @@ def _png(contents: Any, min_side: int) -> Any:
     import tensorflow as tf
 
     coloured = tf.cast(tf.io.decode_png(contents, channels=4), tf.int32)
-    alpha = coloured[..., 3:]
+    # Where a file of less than 8 bits has no alpha, TensorFlow fills it up with the largest number of so many bits.
+    bits = tf.cast(tf.io.decode_raw(tf.strings.substr(contents, 24, 1), tf.uint8)[0], tf.int32)
+    filled = tf.reduce_all(coloured[..., 3:] == tf.bitwise.left_shift(1, tf.minimum(bits, 8)) - 1)
+    alpha = tf.where(filled, 255, coloured[..., 3:])
     blended = coloured[..., :3] * alpha + 255 * (255 - alpha) + 128  # divided by 255 and rounded, as Pillow does it
     pixels = tf.cast((blended // 256 + blended) // 256, tf.uint8)
     height, width = tf.shape(pixels)[0], tf.shape(pixels)[1]

@@ -65,6 +65,10 @@ FILES = {
     "grey png with alpha": encoded(transparent(60, 70).convert("LA"), "PNG"),
     "transparent png": encoded(transparent(110, 70), "PNG"),
     "palette png": encoded(rgb(60, 70).quantize(16), "PNG", transparency=3),
+    "opaque palette png of 4 bits": encoded(rgb(60, 70).quantize(16), "PNG"),
+    "opaque palette png of 2 bits": encoded(rgb(60, 70).quantize(4), "PNG"),
+    "palette png of 1 bit": encoded(rgb(60, 70).quantize(2), "PNG", transparency=1),
+    "black and white png": encoded(rgb(60, 70).convert("1"), "PNG"),
     "16-bit png": encoded(PIL.Image.fromarray(drawing(60, 70)[..., 0].astype(np.uint16) * 251), "PNG"),
 }  # fmt: skip
 
