@@ -125,9 +125,9 @@ def run(inputs: Inputs, params: params.TrainParams, out: Output) -> None:
             if error.best_epoch:
                 save(model, params, pack.size, classes, out)
             raise
-        saved = save(model, params, pack.size, classes, out)
+        save(model, params, pack.size, classes, out)
         # What is scored, and calibrated, is what is used later: in another precision probabilities differ by a percent.
-        scored = model if execution.precision == "float32" else saved
+        scored = model if execution.precision == "float32" else models.load(out.path("model.keras"))
         probabilities = training.predict(scored, pack, held_out, params.batch_size)
 
     history, best_epoch = fitted.history, fitted.best_epoch
@@ -182,15 +182,14 @@ def start_weights(model: Any, params: params.TrainParams, out: Output) -> dict[s
         path.unlink(missing_ok=True)
 
 
-def save(model: Any, params: params.TrainParams, size: int, classes: list[str], out: Output) -> Any:
-    """Write the network, in float32 and without what only its training needs; returns it."""
+def save(model: Any, params: params.TrainParams, size: int, classes: list[str], out: Output) -> None:
+    """Write the network, in float32 and without what only its training needs."""
     from tasks.vision import models
 
     bare = models.build(params.architecture, size, len(classes), params.seed, bottleneck=params.bottleneck)
     bare.set_weights(model.get_weights())
     models.save(bare, out.path("model.keras"))
     out.json("labels.json", classes)
-    return bare
 
 
 def parts(table: pd.DataFrame, params: params.TrainParams) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -123,12 +123,30 @@ def test_learns_to_tell_stripes_apart(resampled: Resampled, run_step, capsys):
     assert "<svg" in trained.path("curves.svg").read_text()
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_validation_table_is_of_the_saved_model(resampled: Resampled, run_step, precision):
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    """Weights of an EfficientNet whose normalisation has values, as those of ImageNet have."""
+    import keras
+
+    body = keras.applications.EfficientNetB0(include_top=False, weights=None, input_shape=(SIZE, SIZE, 3))
+    (normalisation,) = (layer for layer in body.layers if isinstance(layer, keras.layers.Normalization))
+    normalisation.adapt_mean.assign([0.485, 0.456, 0.406])
+    normalisation.adapt_variance.assign([0.01, 0.02, 0.03])
+    normalisation.finalize_state()
+    path = tmp_path / "body.weights.h5"
+    body.save_weights(path)
+    return path
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "bfloat16, pretrained"])
+def test_validation_table_is_of_the_saved_model(resampled: Resampled, run_step, precision, request):
     from tasks.vision import models
 
-    given = resampled(train=(9, 5, 5))
-    trained = run_step("train", given, **quick(epochs=2, precision=precision))
+    given, params = resampled(train=(9, 5, 5)), quick(epochs=2, precision=precision.partition(",")[0])
+    if "pretrained" in precision:
+        weights = request.getfixturevalue("pretrained").as_uri()
+        params |= {"architecture": "keras:EfficientNetB0", "weights": weights, "epochs": 1}
+    trained = run_step("train", given, **params)
     table = trained.table("validation.parquet")
     assert list(table) == ["row", "key", "class", "predicted", "p_0", "p_1", "p_2"]
     assert table["key"].is_monotonic_increasing
