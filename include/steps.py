@@ -173,10 +173,10 @@ def _run_step(
 
 
 def _in_use(uris: Mapping[str, str | Sequence[str]]) -> str:
-    """URI of the champion of the data set of these inputs; empty before the first."""
+    """The champion of the data set of these inputs, and its evaluation; empty before the first."""
     dataset = str(Artifact.open(str(uris["snapshot"])).json("snapshot.json")["dataset"])
     champion, _ = read_champion(open_store(settings().store_uri), dataset)
-    return champion.model if champion else ""
+    return f"{champion.model} {champion.evaluation}" if champion else ""
 
 
 def leave_out(instance: Mapping[str, Any], message: str) -> None:

@@ -201,15 +201,16 @@ def compare(duel: Duel, classes: list[str], params: PromoteParams) -> dict[str, 
     ours = metrics.classwise(duel.truth, duel.candidate, count)
     # Images are left out, not only classes: one that is wrong for its own class counts against another, too.
     of_many = ours.support[duel.truth] >= FEW
+    without: dict[str, Any] = {"delta_macro_f1": None, "interval": None}
+    if of_many.any():
+        without = difference(duel.where(of_many), count, params)
     test = metrics.mcnemar(duel.truth, duel.champion, duel.candidate)
     return {
         "images": len(duel.truth),
         "candidate_macro_f1": metrics.macro(ours.f1),
         "champion_macro_f1": metrics.macro(theirs.f1),
         **difference(duel, count, params),
-        "few": {"classes": len(np.unique(duel.truth[~of_many])), **difference(duel.where(of_many), count, params)}
-        if of_many.any() and not of_many.all()
-        else None,
+        "few": None if of_many.all() else {"classes": len(np.unique(duel.truth[~of_many])), **without},
         "mcnemar": {
             "champion_only": test["only_first"],
             "candidate_only": test["only_second"],

@@ -20,18 +20,19 @@ none.
 
 A candidate that fails a check is a successful run whose verdict is HOLD. Writes
   decision.json  verdict ("PROMOTE" | "HOLD"), candidate {model, artifact, architecture, macro_f1}, champion (null or
-                 the same, its macro_f1 on the compared images), reasons [{check, passed, observed, required, message}],
+                 the same, its macro_f1 on the compared images), in_use (whether the candidate was the champion already;
+                 then "champion" is the one before it), reasons [{check, passed, observed, required, message}],
                  comparison (null or {images, candidate_macro_f1, champion_macro_f1, delta_macro_f1,
                  interval [low, high], few (null or {classes: how many have fewer than 5 images; delta_macro_f1 and
-                 interval without them}), mcnemar {champion_only, candidate_only, p}: images that one of them alone got
-                 right and McNemar's exact test, which decides nothing; per_class [{class, images, champion_f1,
-                 candidate_f1, delta}]}), notes [text], approval (null or {answer, by, note})
+                 interval without them, null where all have}), mcnemar {champion_only, candidate_only, p}: images that
+                 one of them alone got right and McNemar's exact test, which decides nothing; per_class [{class,
+                 images, champion_f1, candidate_f1, delta}]}), notes [text], approval (null or {answer, by, note})
 
 The pointer to the champion moves before this artifact is committed, so a crash between the two repeats safely: a model
 that is the champion already is measured against the one that it replaced.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tasks.comparison import FEW, Rival, compare, fight
@@ -64,6 +65,8 @@ def observe(inputs: Inputs, params: params.PromoteParams, out: Output) -> tuple[
     seen: dict[str, Any] = {"champion": key_of(uri) if uri else None}
     if is_withdrawn(candidate, pointer):
         seen["withdrawn"] = [candidate.key]
+    if stays_in_use(candidate, pointer, params):
+        seen["in_use"] = True
     return seen, (pointer, etag)
 
 
@@ -77,12 +80,13 @@ def run(inputs: Inputs, params: params.PromoteParams, out: Output) -> None:
     candidate, (pointer, etag) = chosen(inputs), out.observed
     evaluation = inputs.one("evaluate").json("evaluation.json")
     macro_f1 = float(evaluation["macro"]["f1"])
-    rival, opened = open_rival(out.store, opponent(pointer, candidate))
+    in_use = stays_in_use(candidate, pointer, params)
+    rival, opened = open_rival(out.store, opponent(pointer, candidate), in_use)
     checks = [check_floor(macro_f1, params.min_macro_f1), check_allowed(params.promote), opened]
-    comparison, champion_macro_f1, notes = None, None, []
+    comparison, champion_macro_f1, notes = None, None, [STAYS] if in_use else []
     if rival:
         duel = fight(inputs, rival)
-        notes = duel.notes
+        notes += duel.notes
         if len(duel.truth):
             comparison = compare(duel, inputs.one("resample").json("classes.json"), params)
             champion_macro_f1 = float(comparison["champion_macro_f1"])
@@ -105,6 +109,7 @@ def run(inputs: Inputs, params: params.PromoteParams, out: Output) -> None:
             "verdict": verdict,
             "candidate": facts(candidate, macro_f1),
             "champion": facts(rival.artifact, champion_macro_f1) if rival else None,
+            "in_use": in_use,
             "reasons": [asdict(check) for check in checks],
             "comparison": comparison,
             "notes": notes,
@@ -154,8 +159,24 @@ def opponent(pointer: Champion | None, candidate: Artifact) -> str | None:
     return pointer.previous if key_of(pointer.model) == candidate.key else pointer.model
 
 
-def open_rival(store: Store, uri: str | None) -> tuple[Rival | None, Check]:
-    """The champion, if there is one that can be opened, and what is to be said of that."""
+def stays_in_use(candidate: Artifact, pointer: Champion | None, params: params.PromoteParams) -> bool:
+    """Whether the candidate is the champion already and this run may not promote it: it stays in use all the same.
+
+    A run that may promote it made it the champion, and finds its own decision.
+    """
+    held = not params.promote or (params.approval is not None and params.approval.answer != "approve")
+    return pointer is not None and key_of(pointer.model) == candidate.key and held
+
+
+#: The note on a decision of that kind.
+STAYS = (
+    "This very model is in use already, and stays so whatever the verdict. To put another in its place: "
+    "`gesso rollback` and the id of that one's run."
+)
+
+
+def open_rival(store: Store, uri: str | None, in_use: bool) -> tuple[Rival | None, Check]:
+    """The champion, or the one before a candidate `in_use`, if it can be opened, and what is to be said of that."""
     required = "none, or one that can be opened"
     if uri is None:
         message = "There is no other champion to beat: the floor alone decides."
@@ -165,7 +186,7 @@ def open_rival(store: Store, uri: str | None) -> tuple[Rival | None, Check]:
     except (DataError, NotFound, ParamsError) as error:
         message = f"The champion can't be opened and counts as none: the floor alone decides. {error}"
         return None, Check("champion", True, "can't be opened", required, message)
-    message = f"Measured against the champion {rival.artifact.folder}."
+    message = f"Measured against the champion {'before it, ' if in_use else ''}{rival.artifact.folder}."
     return rival, Check("champion", True, rival.artifact.key, required, message)
 
 
@@ -212,13 +233,15 @@ def check_better(comparison: dict[str, Any]) -> Check:
     """Whether the candidate beats the champion."""
     delta, (low, high) = comparison["delta_macro_f1"], comparison["interval"]
     found, few = f"{delta:+.4f}, 90% interval {low:+.4f} to {high:+.4f}", comparison["few"]
-    passed = low > 0 and (few is None or few["interval"][0] > 0)
-    without = (
-        f"Without the classes ({few['classes']}) of fewer than {FEW} test images: {few['delta_macro_f1']:+.4f}, 90% "
-        f"interval {few['interval'][0]:+.4f} to {few['interval'][1]:+.4f}. "
-        if few
-        else ""
-    )
+    passed, without = low > 0, ""
+    if few and few["interval"] is None:
+        passed, without = False, f"No class has {FEW} of them, which it takes: raise test_share, or add images. "
+    elif few:
+        passed = passed and few["interval"][0] > 0
+        without = (
+            f"Without the classes ({few['classes']}) of fewer than {FEW} test images: {few['delta_macro_f1']:+.4f}, "
+            f"90% interval {few['interval'][0]:+.4f} to {few['interval'][1]:+.4f}. "
+        )
     message = (
         f"Macro F1 {comparison['candidate_macro_f1']:.4f} against the champion's {comparison['champion_macro_f1']:.4f} "
         f"on the same {comparison['images']} test images: {found}. "
@@ -267,20 +290,23 @@ def facts(model: Artifact, macro_f1: float | None) -> dict[str, Any]:
 def put_in_use(
     store: Store, name: str, candidate: Artifact, evaluation: Artifact, pointer: Champion | None, etag: str | None
 ) -> None:
-    """Make the candidate the champion of a data set, unless it is already.
+    """Make the candidate the champion of a data set; one that is already gets its evaluation, which may be a new one.
 
     Raises:
         StoreError: another run moved the pointer since it was read. A retry measures against the new champion.
     """
     if pointer and key_of(pointer.model) == candidate.key:
-        return
-    champion = Champion(
-        candidate.uri,
-        previous=pointer.model if pointer else None,
-        since=str(evaluation.manifest["made_at"]),
-        evaluation=evaluation.uri,
-        withdrawn=pointer.withdrawn if pointer else [],
-    )
+        if key_of(pointer.evaluation) == evaluation.key:
+            return
+        champion = replace(pointer, evaluation=evaluation.uri)
+    else:
+        champion = Champion(
+            candidate.uri,
+            previous=pointer.model if pointer else None,
+            since=str(evaluation.manifest["made_at"]),
+            evaluation=evaluation.uri,
+            withdrawn=pointer.withdrawn if pointer else [],
+        )
     if move_champion(store, name, champion, etag):
         return
     now, _ = read_champion(store, name)

@@ -187,13 +187,16 @@ def _set_champion(artifact: Artifact, anew: Mapping[str, Artifact], into: Store)
     """Put the champion that the step saw then into the other store."""
     snapshot = anew[str(artifact.inputs["snapshot"])]
     dataset = str(snapshot.json("snapshot.json")["dataset"])
-    key, withdrawn = _observed(artifact)["champion"], _observed(artifact).get("withdrawn", [])
-    if key is None:
+    seen = _observed(artifact)
+    models = [seen["champion"]]  # the one in use, and the one before it
+    if seen.get("in_use"):
+        models = [artifact.json("decision.json")["candidate"]["model"], *models]
+    model, previous, *_ = [f"{artifact.store.uri}/artifacts/train/{key}" if key else None for key in models] + [None]
+    if model is None:
         into.delete(champion_key(dataset))
         return
     _, etag = read_champion(into, dataset)
-    champion = Champion(f"{artifact.store.uri}/artifacts/train/{key}", None, "", withdrawn=withdrawn)
-    move_champion(into, dataset, champion, etag)
+    move_champion(into, dataset, Champion(model, previous, "", withdrawn=seen.get("withdrawn", [])), etag)
 
 
 def _tell_of_trainings(report: Artifact, into: Store) -> None:

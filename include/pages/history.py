@@ -62,7 +62,7 @@ def _line(run: Run, models: frozenset[str]) -> Line:
         photos=metrics.get("cluster", {}).get("photos"),
         seconds=sum(entry.get("seconds", 0) for entries in run.record["steps"].values() for entry in entries),
         verdict=verdict,
-        in_use=verdict == "PROMOTE" and model in models,
+        in_use=model in models,
     )
 
 

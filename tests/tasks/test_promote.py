@@ -174,6 +174,17 @@ def test_one_image_makes_no_model_the_better_one(store, tmp_path, decide):
     assert "Without the classes (1) of fewer than 5 test images: +0.0000" in message(result, "better")
 
 
+def test_without_a_class_of_five_test_images_none_is_the_better_one(store, tmp_path, decide):
+    world = World(store, tmp_path, test=4)
+    crown(world, world.model("red"))
+    result = decide(world, world.model("blue"))
+    comparison = result.json("decision.json")["comparison"]
+    assert comparison["interval"][0] > 0
+    assert comparison["few"] == {"classes": 4, "delta_macro_f1": None, "interval": None}
+    assert failed(result) == ["better"]
+    assert "No class has 5 of them, which it takes: raise test_share, or add images." in message(result, "better")
+
+
 def test_a_rerun_finds_its_own_decision(world, run_step):
     crown(world, world.model("red"))
     inputs = inputs_of(run_step, world, world.model("blue"))
@@ -203,6 +214,35 @@ def test_a_decision_that_is_found_again_is_carried_out(world, run_step, before):
         crown(world, old)
     assert run_step("promote", inputs).key == first.key
     assert champion_of(world) == promoted
+
+
+@pytest.mark.parametrize(
+    "held", [{"promote": False}, {"approval": {"answer": "hold", "by": "Ann"}}], ids=["off", "Ann"]
+)
+def test_a_champion_that_a_run_may_not_promote_is_said_to_stay_in_use(world, run_step, held):
+    old, new = world.model("red"), world.model("blue")
+    crown(world, old)
+    inputs = inputs_of(run_step, world, new)
+    before = run_step("promote", inputs, **held)
+    assert not before.json("decision.json")["in_use"]
+    run_step("promote", inputs)
+    champion = champion_of(world)
+    after = run_step("promote", inputs, **held)
+    assert after.key != before.key
+    decision = after.json("decision.json")
+    assert (decision["verdict"], decision["in_use"]) == ("HOLD", True)
+    assert "This very model is in use already, and stays so" in decision["notes"][0]
+    assert f"Measured against the champion before it, {old.folder}" in message(after, "champion")
+    assert champion_of(world) == champion
+
+
+@pytest.mark.parametrize("evaluation", ["", "s3://elsewhere/artifacts/evaluate/before"], ids=["none", "another"])
+def test_a_champion_that_is_evaluated_anew_gets_its_new_evaluation(world, run_step, evaluation):
+    model = world.model("blue")
+    crown(world, model, evaluation)
+    inputs = inputs_of(run_step, world, model)
+    assert run_step("promote", inputs).metrics["verdict"] == "PROMOTE"
+    assert champion_of(world) == Champion(model.uri, None, "2026-01-01", inputs["evaluate"].uri)
 
 
 def test_a_crash_after_the_pointer_moved_repeats_safely(world, run_step):
