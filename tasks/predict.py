@@ -63,7 +63,7 @@ def main(words: list[str]) -> int:
     pictures = itertools.chain.from_iterable(map(find_pictures, options.images))
 
     rows = []
-    for row in predict(artifact, pictures, options.top):
+    for row in predict(artifact, pictures, options.top, options.max_megapixels):
         print(_line(row))
         rows.append(row)
     if not rows:
@@ -91,6 +91,10 @@ def _options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--store", default=settings().store_uri, help="where artifacts are (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("predictions.csv"), help="(default: %(default)s)")
     parser.add_argument("--top", type=int, default=1, metavar="N", help="so many classes an image (default: 1)")
+    allowed = ScanParams().max_megapixels
+    parser.add_argument(
+        "--max-megapixels", type=float, default=allowed, metavar="N", help="refuse larger images (default: %(default)g)"
+    )
     return parser.parse_intermixed_args(words)
 
 
@@ -174,20 +178,23 @@ def _all_in(name: str, store: Store, prefix: str) -> Iterator[Picture]:
             yield _picture(f"{name}/{key}", store, key)
 
 
-def predict(artifact: Artifact, pictures: Iterable[Picture], top: int) -> Iterator[dict[str, Any]]:
+def predict(
+    artifact: Artifact, pictures: Iterable[Picture], top: int, max_megapixels: float = ScanParams().max_megapixels
+) -> Iterator[dict[str, Any]]:
     """A row of the table for each image, in their order; so many are held in memory as a batch has.
 
     Args:
         artifact: an `evaluate` artifact.
         pictures: the images.
         top: how many classes an image.
+        max_megapixels: a larger image is not read: it could fill the memory.
     """
     keep_freed()
     from tasks.vision.export import Export  # imports TensorFlow, which takes seconds
 
     model = Export(artifact.directory("export"))
     size = model.size
-    max_pixels = round(ScanParams().max_megapixels * 1e6)
+    max_pixels = round(max_megapixels * 1e6)
 
     def read(picture: Picture) -> images.Pixels | str:
         try:

@@ -316,10 +316,12 @@ class TrainParams(TrainShared):
     of_folds: int = Field(0, ge=0, le=20, description="Into how many folds the cross-validation divides the images.")
 
     def for_key(self) -> dict[str, Any]:
-        """As for any section, without what this architecture doesn't look at: it would be trained twice for nothing."""
+        """As for any section, without what this training doesn't look at: it would be trained twice for nothing."""
         unread = set() if self.architecture == "residual" else {"bottleneck"}
         if not self.architecture.startswith("keras:"):
-            unread |= {"weights", "freeze_epochs", "unfrozen_rate"}
+            unread |= {"weights", "freeze_epochs"}
+        if "freeze_epochs" in unread or not self.freeze_epochs:
+            unread.add("unfrozen_rate")
         return {name: value for name, value in super().for_key().items() if name not in unread}
 
 
@@ -597,13 +599,19 @@ class Params(
         """What sets each training of the run apart: the architecture, its trials' values, the fold.
 
         Each architecture is trained with the run's own params, then once for each other trial of a search, or for each
-        fold of a cross-validation.
+        fold of a cross-validation. A trial is left out whose values differ in nothing that the architecture looks at.
         """
         others: list[dict[str, Any]] = [{"fold": fold, "of_folds": self.folds} for fold in range(1, self.folds + 1)]
         if self.search:
             others = search.draw(self.search, self.trials, self.seed, self.model_dump())
         whole = [{"architecture": architecture} for architecture in self.architectures]
-        return whole + [training | other for training in whole for other in others]
+        found, keys = [], set()
+        for training in whole + [training | other for training in whole for other in others]:
+            key = str(self.section(TrainParams, **training).for_key())
+            if key not in keys:
+                keys.add(key)
+                found.append(training)
+        return found
 
     def section(self, kind: type[SectionType], **instance: Any) -> SectionType:
         """The part of the params that a step reads; `instance` sets what differs between its mapped tasks."""

@@ -170,3 +170,8 @@ def test_what_can_not_be_used_is_said(champion, tmp_path, words, error, says):
 def test_an_artifact_that_is_no_model_is_refused(world):
     with pytest.raises(ParamsError, match="made by 'resample'; expected the URI of an `evaluate` artifact"):
         main(["pictures", "--model", world.resample.uri])
+
+
+def test_how_large_an_image_may_be_can_be_said(champion):
+    assert main(["pictures/b/000.png", "--max-megapixels", "0.0001"]) == 1
+    assert table()["error"].tolist() == ["0.0004 megapixels, more than the allowed 0.0001"]

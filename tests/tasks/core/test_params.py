@@ -169,6 +169,22 @@ def test_trials_hold_only_what_tells_them_apart() -> None:
     assert [each["optimizer"] for each in drawn[1:]] == ["adamw"] * 7, "the run's own params are those of sgd"
 
 
+@pytest.mark.parametrize(
+    ("given", "drawn"),
+    [
+        ({"search": {"bottleneck": ["output", "inner"]}, "architectures": ["baseline", "residual"]}, [1, 2]),
+        (
+            {"search": {"freeze_epochs": [0, 2], "unfrozen_rate": [0.1, 0.5]}, "architectures": ["keras:VGG16", "vgg"]},
+            [3, 1],
+        ),
+    ],
+    ids=["of another architecture", "of epochs that none are"],
+)
+def test_a_trial_that_differs_in_what_is_not_looked_at_is_left_out(given: dict[str, Any], drawn: list[int]) -> None:
+    trained = [training["architecture"] for training in Params.of(given).trainings()]
+    assert [trained.count(name) for name in given["architectures"]] == drawn
+
+
 def test_ranges_of_whole_numbers_give_whole_numbers_and_narrow_ones_are_even() -> None:
     space = {"batch_size": {"low": 8, "high": 128}, "momentum": {"low": 0, "high": 0.9}}
     drawn = Params.of({"search": space, "trials": 60, "architectures": ["vgg"]}).trainings()[1:]
