@@ -16,7 +16,7 @@ from tasks.core.artifacts import MANIFEST, Artifact
 from tasks.core.champion import Champion, move_champion, read_champion
 from tasks.core.errors import TRY_AGAIN, DataError
 from tasks.core.runs import change_record, record_failure
-from tasks.core.step import NAMES
+from tasks.core.step import NAMES, load
 from tasks.core.store import LocalStore
 from tests.drawings import KINDS, flat_drawings
 from tests.tasks.test_on_s3 import chain
@@ -88,6 +88,22 @@ def test_a_run_is_made_anew_byte_for_byte(
 
     assert main(["reproduce", "monday", "--into", str(tmp_path / "again")]) == 1
     assert said(capsys)["snapshot"] == "DIFFERENT  images.parquet, snapshot.json"
+
+
+def test_a_decision_on_the_champion_itself_is_made_anew(
+    made: dict[str, Artifact], store: LocalStore, run_step: RunStep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {name.rstrip("*?"): made[name.rstrip("*?")] for name in load("promote").inputs}
+    again = run_step("promote", given, min_macro_f1=0, promote=False)
+    assert again.json("decision.json")["in_use"]
+
+    def change(record: dict[str, Any]) -> None:
+        record |= {"run_type": "manual", "as_of": "", "params": {}}
+        record["steps"] = {name: [{"artifact": each.uri}] for name, each in {**made, "promote": again}.items()}
+
+    change_record(store, "retrain", "backfill", change)
+    main(["reproduce", "backfill", "--into", str(tmp_path / "anew")])
+    assert said(capsys)["promote"] == "equal"
 
 
 def test_a_dry_run_is_made_anew_with_the_times_that_it_told(
