@@ -36,7 +36,8 @@ IMAGES = Asset(
     ],
 )
 
-#: The models in use. One gets an event where a run changed it: {model, dataset, snapshot, images, classes, macro_f1}.
+#: The models in use. One gets an event where a run changed it: {model, export, dataset, snapshot, images, classes,
+#: macro_f1}; `export` is the address of the SavedModel.
 CHAMPION = AssetAlias("champion")
 
 
@@ -44,9 +45,11 @@ def champion_changed(context: Any, promote: Artifact, snapshot: Artifact) -> Non
     """Tell Airflow that a run's model is in use now for its data set."""
     dataset = str(snapshot.json("snapshot.json")["dataset"])
     candidate = promote.json("decision.json")["candidate"]
+    export = promote.made_of("evaluate").key_of("export/saved_model.pb").rpartition("/")[0]
     pointer = Asset(f"champion {dataset_name(dataset)}", uri=_uri(f"{settings().store_uri}/{champion_key(dataset)}"))
     extra = {
         "model": f"{promote.store.uri}/{candidate['artifact']}",
+        "export": f"{promote.store.uri}/{export}",
         "dataset": dataset,
         "snapshot": snapshot.uri,
         "images": snapshot.metrics["images"],

@@ -285,3 +285,4 @@ def test_the_champion_is_an_asset(airflow: Airflow, data: Bucket) -> None:
     assert told, events
     assert told[0]["dataset"] == data.dataset
     assert told[0]["images"] == Artifact.open(told[0]["snapshot"]).metrics["images"]
+    assert open_store(told[0]["export"]).exists("saved_model.pb")
