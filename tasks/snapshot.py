@@ -3,8 +3,9 @@
 Every image is `class/…/name.ext` below a folder or an s3://bucket/prefix. In a bucket that keeps versions the list is
 exact: the objects that were current at that instant, deleted ones included. Elsewhere it goes by modification time, and
 the snapshot says that it does. Hidden and system files, files outside a class folder and files that are no images by
-their extension are ignored and counted. A snapshot is addressed by what it lists, so an unchanged data set gives the
-same snapshot at any instant: its count of ignored files is of the run that made it, and the log has each run's own.
+their extension are ignored and counted. A link that leads nowhere is listed: its image is out of reach. A snapshot is
+addressed by what it lists, so an unchanged data set gives the same snapshot at any instant: its count of ignored files
+is of the run that made it, and the log has each run's own.
 
 Writes:
     images.parquet  key, class, bytes, etag, version, modified; sorted by key
@@ -103,7 +104,8 @@ def take(dataset: str, as_of: datetime | None, out: Output) -> Listing:
     try:
         versions = store.list_as_of("", as_of or datetime.max.replace(tzinfo=UTC))
         columns = _Columns(newest=as_of if versions is None else None)
-        for number, found in enumerate(store.list() if versions is None else versions, start=1):
+        listed = store.list(broken_links=True) if versions is None else versions
+        for number, found in enumerate(listed, start=1):
             columns.add(found)
             if number % 100_000 == 0:
                 out.log(f"snapshot: {number:,} objects listed")

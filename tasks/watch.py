@@ -40,7 +40,7 @@ def look(dataset: str) -> Look:
         StoreError: it can't be listed.
     """
     hashes = bytearray()
-    for found in open_store(dataset).list():
+    for found in open_store(dataset).list(broken_links=True):
         if why_ignored(found.key) is None:
             identity = f"{found.key}\0{found.etag}\0{found.size}".encode()
             hashes += hashlib.blake2b(identity, digest_size=8).digest()

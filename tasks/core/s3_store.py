@@ -339,7 +339,7 @@ class S3Store(Bulk):
                 if following := page.get(f"Next{marker}"):
                     options[marker] = following
 
-    def list(self, prefix: str = "") -> Iterator[Object]:
+    def list(self, prefix: str = "", broken_links: bool = False) -> Iterator[Object]:
         return self._by_folder(f"Listing {self.uri}/{prefix}", "list_objects_v2", prefix, self._objects)
 
     def _objects(self, pages: Iterator[dict[str, Any]]) -> Iterator[Object]:

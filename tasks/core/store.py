@@ -44,8 +44,12 @@ class Store(Protocol):
             Unusable: they can't; says why.
         """
 
-    def list(self, prefix: str = "") -> Iterator[Object]:
-        """The objects whose key begins with `prefix`, in no promised order."""
+    def list(self, prefix: str = "", broken_links: bool = False) -> Iterator[Object]:
+        """The objects whose key begins with `prefix`, in no promised order.
+
+        A folder's links that lead nowhere are no objects of a store, but a data set's images may be out of reach behind
+        them: with `broken_links` they are listed too, by their own size and time. To read one raises `NotFound`.
+        """
 
     def list_many(self, prefixes: Iterable[str]) -> Iterator[Object]:
         """`list` of each prefix, by threads."""

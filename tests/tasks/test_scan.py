@@ -356,6 +356,22 @@ def test_what_was_out_of_reach_is_looked_for_again(run_step: RunStep, data: Path
     assert run_step("scan", {"snapshot": snapshot}).key == back.key
 
 
+def test_an_image_behind_a_link_that_leads_nowhere_is_gone_until_it_is_back(
+    run_step: RunStep, data: Path, tmp_path: Path
+) -> None:
+    away = write(tmp_path / "away", {"1.png": GOOD["a/그림 0.png"]})
+    (data / "a" / "linked.png").symlink_to(away / "1.png")
+    (data / "a" / "round.png").symlink_to(data / "a" / "round.png")
+    away.rename(tmp_path / "unmounted")
+    made = run_step("scan", {"snapshot": run_step("snapshot", dataset=str(data))})
+    errors = made.table("scan.parquet").set_index("key")["error"]
+    assert errors["a/linked.png"] == errors["a/round.png"] == "gone since the snapshot"
+    (tmp_path / "unmounted").rename(away)
+    back = run_step("scan", {"snapshot": run_step("snapshot", dataset=str(data))})
+    errors = back.table("scan.parquet").set_index("key")["error"]
+    assert (errors["a/linked.png"], errors["a/round.png"]) == ("", "gone since the snapshot")
+
+
 def test_a_file_that_goes_while_it_is_read_is_gone(
     run_step: RunStep, snapshot: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:

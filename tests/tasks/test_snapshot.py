@@ -139,6 +139,20 @@ def test_link_loops_end_and_links_are_followed(run_step: RunStep, tmp_path: Path
     assert {"a/1.jpg", "b/2.png", "c/3.jpg"} <= set(keys(run_step("snapshot", dataset=str(data))))
 
 
+def test_an_image_behind_a_link_that_leads_nowhere_is_listed(run_step: RunStep, tmp_path: Path) -> None:
+    data, away = write(tmp_path / "data", "a/1.jpg", "b/2.png"), write(tmp_path / "away", "3.jpg")
+    links = {"a/3.jpg": away / "3.jpg", "a/round.jpg": data / "a/round.jpg", "b/through.jpg": data / "b/2.png/x.jpg"}
+    for name, target in links.items():
+        (data / name).symlink_to(target)
+    there = run_step("snapshot", dataset=str(data))
+    away.rename(tmp_path / "unmounted")
+    gone = run_step("snapshot", dataset=str(data))
+    assert keys(gone) == keys(there) == ["a/1.jpg", "a/3.jpg", "a/round.jpg", "b/2.png", "b/through.jpg"]
+    assert gone.key != there.key, "what lies behind it may be another image when it is back"
+    (tmp_path / "unmounted").rename(away)
+    assert run_step("snapshot", dataset=str(data)).key == there.key
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

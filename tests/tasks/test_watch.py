@@ -37,6 +37,14 @@ def test_what_went_or_is_no_image_has_not_landed(pictures: Path) -> None:
     assert look(str(pictures)).landed_since(before) == 0
 
 
+def test_an_image_out_of_reach_behind_its_link_has_landed_when_it_is_back(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "a" / "linked.png").symlink_to(tmp_path / "away.png")
+    before = look(str(pictures))
+    assert before.landed_since(None) == 7
+    (tmp_path / "away.png").write_bytes(b"back")
+    assert look(str(pictures)).landed_since(before) == 1
+
+
 def test_the_digest_is_of_what_is_there(pictures: Path) -> None:
     digest = look(str(pictures)).digest
     file = pictures / "a" / "0.png"

@@ -303,6 +303,26 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     assert [found.key for found in LocalStore(tmp_path).list()] == ["a/file", "b/file"]
 
 
+def test_links_that_lead_nowhere_are_listed_where_they_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    links = {"broken": "nothing", "circular": "circular", "through": "file/below"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to-pipe").symlink_to("pipe")
+    store = LocalStore(tmp_path)
+
+    assert [found.key for found in store.list()] == ["file"]
+    assert [found.key for found in store.list(broken_links=True)] == ["broken", "circular", "file", "through"]
+    assert [found.key for found in store.list("br", broken_links=True)] == ["broken"]
+    for name in links:
+        assert not store.exists(name)
+        with pytest.raises(NotFound, match=rf"Reading {name} in .*: there is no such file \(.*{name}"):
+            store.get(name)
+        with pytest.raises(NotFound, match=f"Copying {name} of "):
+            store.download(name, tmp_path / "copy")
+
+
 def test_no_temporary_file_is_left(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.put("a", b"1")
