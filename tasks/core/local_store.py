@@ -188,6 +188,11 @@ class LocalStore(Bulk):
                     self._link(temporary, path)
                     return True
                 except FileExistsError:
+                    if path.is_symlink() and not path.exists():
+                        raise Unusable(
+                            f"Writing {key} in {self.uri}: {path} is a link that leads nowhere. Bring back "
+                            f"what it leads to, or remove the link."
+                        ) from None
                     with suppress(FileNotFoundError):  # removed since: then it can be created
                         return path.read_bytes() == data
 

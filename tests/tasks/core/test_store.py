@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.errors import Denied, NotFound, ParamsError, StoreError
+from tasks.core.errors import Denied, NotFound, ParamsError, StoreError, Unusable
 from tasks.core.objects import interleaved
 from tasks.core.store import LocalStore, S3Store, Store, in_threads, open_store
 
@@ -321,6 +321,14 @@ def test_links_that_lead_nowhere_are_listed_where_they_are_asked_for(tmp_path: P
             store.get(name)
         with pytest.raises(NotFound, match=f"Copying {name} of "):
             store.download(name, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("target", ["nothing", "link"], ids=["broken", "circular"])
+def test_nothing_is_created_where_a_link_leads_nowhere(tmp_path: Path, target: str) -> None:
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(Unusable, match=r"Writing link in .*: .*link is a link that leads nowhere"):
+        LocalStore(tmp_path).create("link", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
 def test_no_temporary_file_is_left(tmp_path: Path) -> None:
