@@ -46,6 +46,9 @@ class MadeUp:
     def __init__(self, rows: int) -> None:
         self.rows = rows
 
+    def local_path(self, key: str) -> None:
+        """It is no folder."""
+
     def list_as_of(self, prefix: str, when: datetime) -> None:
         """It keeps no versions."""
 

@@ -25,7 +25,7 @@ from tasks.core.local_store import LocalStore
 from tasks.core.objects import Object, in_threads
 from tasks.core.s3_store import S3Store
 
-__all__ = ["LocalStore", "Object", "S3Store", "Store", "in_threads", "open_store"]
+__all__ = ["LocalStore", "Object", "S3Store", "Store", "in_threads", "open_store", "path_within"]
 
 
 class Store(Protocol):
@@ -135,3 +135,14 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
             raise ParamsError(f"{text!r} names no bucket; expected s3://bucket/prefix.")
         return S3Store(bucket, prefix.strip("/"))
     raise ParamsError(f"{text!r} can't be opened: expected a folder, file:///… or s3://bucket/prefix.")
+
+
+def path_within(outer: Store, store: Store) -> str | None:
+    """The path from `outer` to `store`, links resolved; "" where they are one place, None where it is elsewhere."""
+    start, address = _address(outer), _address(store)
+    return address[len(start) :].rstrip("/") if address.startswith(start) else None
+
+
+def _address(store: Store) -> str:
+    folder = store.local_path("")
+    return (store.uri if folder is None else str(folder.resolve())).rstrip("/") + "/"

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.errors import ParamsError
+from tasks.core.settings import settings
 from tasks.core.store import LocalStore
 from tasks.watch import Look, look, read_mark, write_mark
 
@@ -54,6 +56,17 @@ def test_the_digest_is_of_what_is_there(pictures: Path) -> None:
     file.write_bytes(b"0")
     os.utime(file, ns=(when.st_atime_ns, when.st_mtime_ns))
     assert look(str(pictures)).digest == digest
+
+
+def test_a_data_set_that_holds_the_store_is_refused(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, is_refused in {"gesso": True, ".gesso/store": False}.items():
+        monkeypatch.setenv("GESSO_STORE", str(pictures / place))
+        settings.cache_clear()
+        if is_refused:
+            with pytest.raises(ParamsError, match=f"store {pictures}/gesso lies in the data set {pictures}"):
+                look(str(pictures))
+        else:
+            assert look(str(pictures)).landed_since(None) == 6
 
 
 def test_the_mark_is_kept_per_data_set(pictures: Path, store: LocalStore) -> None:
