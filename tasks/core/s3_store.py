@@ -334,7 +334,7 @@ class S3Store(Bulk):
             yield page
             if not page.get("IsTruncated"):
                 return
-            for marker in ("ContinuationToken", "KeyMarker", "VersionIdMarker", "UploadIdMarker"):
+            for marker in ("ContinuationToken", "KeyMarker", "VersionIdMarker", "UploadIdMarker", "PartNumberMarker"):
                 options.pop(marker, None)  # a page that ends with a folder has no version to go on after
                 if following := page.get(f"Next{marker}"):
                     options[marker] = following

@@ -368,6 +368,32 @@ def test_a_long_listing_is_read_by_folders_and_holds_the_same(
     assert [found.key for found in store.list("a/b")] == [f"a/b/{name}" for name in ("1", "2 &", "3", "4")]
 
 
+def test_an_unfinished_upload_of_more_parts_than_a_page_holds_is_counted_whole() -> None:
+    parts = [{"PartNumber": number, "Size": 8 << 20} for number in range(1, 2502)]
+    asked: list[int] = []
+
+    class Client:
+        def list_multipart_uploads(self, **_: Any) -> dict[str, Any]:
+            upload = {"Key": "store/large.npy", "UploadId": "1", "Initiated": datetime(2026, 1, 1, tzinfo=UTC)}
+            return {"IsTruncated": False, "Uploads": [upload]}
+
+        def list_parts(self, PartNumberMarker: int = 0, **_: Any) -> dict[str, Any]:
+            assert PartNumberMarker not in asked, "the same page twice"
+            asked.append(PartNumberMarker)
+            page = parts[PartNumberMarker:][:1000]
+            last = page[-1]["PartNumber"]
+            return {"IsTruncated": last < len(parts), "NextPartNumberMarker": last, "Parts": page}
+
+        def list_objects_v2(self, **_: Any) -> dict[str, Any]:
+            return {"IsTruncated": False}
+
+    store = S3Store("bucket", "store")
+    store._own_client = Client()
+    (leftover,) = store.leftovers()
+    assert (leftover.key, leftover.size) == ("large.npy", len(parts) * (8 << 20))
+    assert asked == [0, 1000, 2000]
+
+
 def test_interleaved_sources_are_read_whole_and_an_error_ends_it() -> None:
     found = list(interleaved((iter(range(start, start + 2500)) for start in (0, 2500, 5000)), threads=2, batch=100))
     assert sorted(found) == list(range(7500))
