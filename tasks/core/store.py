@@ -64,7 +64,7 @@ class Store(Protocol):
         """Remove one of them; no error where it is gone."""
 
     def get(self, key: str, version: str | None = None) -> bytes:
-        """The object's bytes. Raises `NotFound`."""
+        """The object's bytes. Raises `NotFound`, or `Archived`."""
 
     def get_many(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Each key and the object's bytes, in order, by threads. Raises `NotFound`."""
