@@ -46,10 +46,13 @@ class MadeUp:
     def __init__(self, rows: int) -> None:
         self.rows = rows
 
+    def local_path(self, key: str) -> None:
+        """It is no folder."""
+
     def list_as_of(self, prefix: str, when: datetime) -> None:
         """It keeps no versions."""
 
-    def list(self, prefix: str = "") -> Iterator[Object]:
+    def list(self, prefix: str = "", broken_links: bool = False) -> Iterator[Object]:
         """Keys in the order of a bucket's listing."""
         start = datetime(2026, 1, 1, tzinfo=UTC)
         for number in range(self.rows):

@@ -172,7 +172,7 @@ def _picture(name: str, store: Store, key: str) -> Picture:
 
 
 def _all_in(name: str, store: Store, prefix: str) -> Iterator[Picture]:
-    for key in sorted(found.key for found in store.list(prefix)):
+    for key in sorted(found.key for found in store.list(prefix, broken_links=True)):
         below = key.removeprefix(prefix)
         if below and not below.endswith("/") and not any(part.startswith(".") for part in below.split("/")):
             yield _picture(f"{name}/{key}", store, key)

@@ -23,7 +23,7 @@ from typing import Any
 
 from tasks.core.artifacts import MANIFEST, Artifact, file_sha256, is_removed, manifests
 from tasks.core.champion import Champion, champion_key, move_champion, read_champion
-from tasks.core.errors import DataError, GessoError, Interrupted, NotFound, ParamsError
+from tasks.core.errors import Archived, DataError, GessoError, Interrupted, NotFound, ParamsError
 from tasks.core.ledger import NO_REVIEW
 from tasks.core.params import Section
 from tasks.core.runs import Record, artifacts_of, find_record, instance_name
@@ -224,7 +224,7 @@ def _changed_files(artifact: Artifact) -> str:
 
 
 def _changed_images(snapshot: Artifact, scans: Sequence[Artifact]) -> str:
-    """Which images of the data set are gone or not what was scanned."""
+    """Which images of the data set are gone, archived or not what was scanned."""
     import pandas as pd
 
     data = open_store(str(snapshot.json("snapshot.json")["dataset"]))
@@ -241,6 +241,8 @@ def _what_became(data: Store, image: tuple[str, Any, str]) -> str:
         content = data.get(key, version if isinstance(version, str) else None)
     except NotFound:
         return f"{key} is gone"
+    except Archived:
+        return f"{key} is archived"
     return "" if hashlib.sha256(content).hexdigest() == sha256 else f"{key} was changed"
 
 

@@ -41,7 +41,7 @@ from tasks.core.settings import settings
 from tasks.core.step import code_digest
 from tasks.core.store import Store, open_store
 from tasks.vision.features import FEATURE_NAMES
-from tasks.vision.look import LOST, Listed, Row, begin, look_at
+from tasks.vision.look import LOST, PASSING, Listed, Row, begin, look_at
 
 INPUTS = ("snapshot",)
 Params = params.ScanParams
@@ -95,6 +95,7 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
 
     looked = _look_at_all(dataset, images, np.flatnonzero(is_new), params, out)
     lost: list[str] = []
+    passing: list[str] = []
     unreadable = 0
     with Tables(out) as tables, ThreadPoolExecutor(1) as pool:
         writing: Future[None] | None = None
@@ -104,13 +105,14 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
             found = _row_table(list(islice(looked, len(new))), identities.take(pa.array(new)), places[new])
             rows = pa.concat_tables([known.take(at[batch].drop_null()), found])
             rows = rows.take(pc.index_in(identities[batch], rows["identity"]))
-            is_lost = pc.is_in(found["error"], pa.array(LOST))
-            lost += images["key"].iloc[new[is_lost.to_numpy().astype(bool)]].tolist()
+            is_passing = pc.is_in(found["error"], pa.array(PASSING))
+            lost += _keys(images, new, pc.is_in(found["error"], pa.array(LOST)))
+            passing += _keys(images, new, is_passing)
             unreadable += pc.sum(pc.not_equal(rows["status"], "ok")).as_py() or 0
             if writing:
                 writing.result()
             # Beside the looking, which goes on meanwhile; never more than one batch waits.
-            writing = pool.submit(_write, tables, memory, images[batch], rows, found.filter(pc.invert(is_lost)))
+            writing = pool.submit(_write, tables, memory, images[batch], rows, found.filter(pc.invert(is_passing)))
         if writing:
             writing.result()
     if len(lost) > max(10, len(images) / 10):
@@ -118,8 +120,8 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
             f"{len(lost):,} of {len(images):,} images are gone or were changed since the snapshot, such as "
             f"{lost[0]!r}. If {dataset.uri} is whole and at rest, run again with a new snapshot."
         )
-    if lost:  # a share that is away for a moment must not leave them out for good
-        out.passing = {"lost": hashlib.sha256(canonical(sorted(lost))).hexdigest()}
+    if passing:  # a share that is away for a moment, or an archive, must not leave them out for good
+        out.passing = {"lost": hashlib.sha256(canonical(sorted(passing))).hexdigest()}
     decoded = int(is_new.sum())
     out.metrics |= {
         "images": len(images),
@@ -135,6 +137,10 @@ def _identities(images: pd.DataFrame, dataset: str, max_megapixels: float) -> It
     for key, size, etag, version in zip(*columns, strict=True):
         known_by = canonical([dataset, key, _given(version) or etag, size, max_megapixels])
         yield hashlib.sha256(known_by).hexdigest()[:32]
+
+
+def _keys(images: pd.DataFrame, rows: npt.NDArray[np.int64], chosen: pa.ChunkedArray) -> list[str]:
+    return [str(key) for key in images["key"].iloc[rows[chosen.to_numpy().astype(bool)]]]
 
 
 def _given(version: Any) -> str | None:

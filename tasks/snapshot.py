@@ -3,8 +3,9 @@
 Every image is `class/…/name.ext` below a folder or an s3://bucket/prefix. In a bucket that keeps versions the list is
 exact: the objects that were current at that instant, deleted ones included. Elsewhere it goes by modification time, and
 the snapshot says that it does. Hidden and system files, files outside a class folder and files that are no images by
-their extension are ignored and counted. A snapshot is addressed by what it lists, so an unchanged data set gives the
-same snapshot at any instant: its count of ignored files is of the run that made it, and the log has each run's own.
+their extension are ignored and counted. A link that leads nowhere is listed: its image is out of reach. A snapshot is
+addressed by what it lists, so an unchanged data set gives the same snapshot at any instant: its count of ignored files
+is of the run that made it, and the log has each run's own.
 
 Writes:
     images.parquet  key, class, bytes, etag, version, modified; sorted by key
@@ -23,9 +24,9 @@ import pandas as pd
 
 from tasks.core import params
 from tasks.core.artifacts import Inputs, Output, canonical
-from tasks.core.errors import DataError, Denied, NotFound
+from tasks.core.errors import DataError, Denied, NotFound, ParamsError
 from tasks.core.settings import settings
-from tasks.core.store import Object, Store, open_store
+from tasks.core.store import Object, Store, open_store, path_within
 
 INPUTS: tuple[str, ...] = ()
 Params = params.SnapshotParams
@@ -62,6 +63,7 @@ def observe(inputs: Inputs, params: Params, out: Output) -> tuple[dict[str, Any]
 
     Raises:
         DataError: no such folder or bucket, no permission, no images, or images of one class only.
+        ParamsError: the artifact store is in the data set.
     """
     listing = take(params.dataset or settings().dataset_uri, params.as_of, out)
     return {"dataset": listing.dataset, "listing": listing.digest()}, listing
@@ -100,10 +102,12 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
 def take(dataset: str, as_of: datetime | None, out: Output) -> Listing:
     """The data set at `dataset` (a folder or an S3 URI) as of an instant (None: now). Raises as `observe`."""
     store = _open(dataset)
+    check_apart(store, out.store)
     try:
         versions = store.list_as_of("", as_of or datetime.max.replace(tzinfo=UTC))
         columns = _Columns(newest=as_of if versions is None else None)
-        for number, found in enumerate(store.list() if versions is None else versions, start=1):
+        listed = store.list(broken_links=True) if versions is None else versions
+        for number, found in enumerate(listed, start=1):
             columns.add(found)
             if number % 100_000 == 0:
                 out.log(f"snapshot: {number:,} objects listed")
@@ -123,6 +127,23 @@ def take(dataset: str, as_of: datetime | None, out: Output) -> Listing:
         )
     out.log(f"snapshot: {len(images):,} images; ignored: {left_out}")
     return Listing(store.uri, versions is not None, images, ignored)
+
+
+def check_apart(dataset: Store, store: Store) -> None:
+    """See to it that no artifact is taken for an image of the data set.
+
+    Raises:
+        ParamsError: the artifact store is in the data set, where it is listed.
+    """
+    path = path_within(dataset, store)
+    if path is None or why_ignored(f"{path}/artifacts/picture.png".lstrip("/")) is not None:
+        return
+    where = "is the data set's own place" if not path else f"lies in the data set {dataset.uri}"
+    raise ParamsError(
+        f"The artifact store {store.uri} {where}: Gesso's own pictures would be listed as images of a class. Move the "
+        f"store (GESSO_STORE, GESSO_HOME or --store) elsewhere or below a hidden name such as .gesso, or move the data "
+        f"set."
+    )
 
 
 def why_ignored(key: str) -> str | None:

@@ -11,8 +11,9 @@ import numpy as np
 
 from tasks.core.champion import dataset_name
 from tasks.core.errors import NotFound
+from tasks.core.settings import settings
 from tasks.core.store import Store, open_store
-from tasks.snapshot import why_ignored
+from tasks.snapshot import check_apart, why_ignored
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,13 @@ def look(dataset: str) -> Look:
     """List a data set.
 
     Raises:
+        ParamsError: the artifact store is in it.
         StoreError: it can't be listed.
     """
+    store = open_store(dataset)
+    check_apart(store, open_store(settings().store_uri))
     hashes = bytearray()
-    for found in open_store(dataset).list():
+    for found in store.list(broken_links=True):
         if why_ignored(found.key) is None:
             identity = f"{found.key}\0{found.etag}\0{found.size}".encode()
             hashes += hashlib.blake2b(identity, digest_size=8).digest()

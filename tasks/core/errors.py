@@ -47,6 +47,12 @@ class NotFound(StoreError):
     exit_status = 1
 
 
+class Archived(StoreError):
+    """The object lies in an archive of its bucket, and can't be read before it is restored."""
+
+    exit_status = 1
+
+
 class Denied(StoreError):
     """The store refuses these credentials or this path."""
 

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -12,6 +13,9 @@ from pathlib import Path
 
 from tasks.core.errors import Denied, NotFound, ParamsError, StoreError, Unusable
 from tasks.core.objects import TEMPORARY, Bulk, Object, temporary_name
+
+#: What the operating system says of a path on which a link is broken or circular, or leads through a file.
+NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 @contextmanager
@@ -22,6 +26,8 @@ def explained(what: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise NotFound(f"{what}: there is no such file ({error.filename}).") from error
     except OSError as error:
+        if error.errno in NOWHERE:
+            raise NotFound(f"{what}: there is no such file ({error.filename}: {error.strerror}).") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise Denied(f"{what}: no permission ({error.filename}). Give this user access to it.") from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -31,6 +37,18 @@ def explained(what: str) -> Iterator[None]:
 
 def _etag(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """What the entry is, a link being what it leads to, or itself where that is nowhere; None if it is gone by now."""
+    try:
+        return entry.stat()
+    except OSError as error:
+        if error.errno not in NOWHERE:
+            raise
+    with suppress(FileNotFoundError):
+        return entry.stat(follow_symlinks=False)
+    return None
 
 
 class LocalStore(Bulk):
@@ -69,8 +87,8 @@ class LocalStore(Bulk):
                 f"overwrite each other's artifacts. Set GESSO_STORE to a folder on another disk, or to a bucket."
             ) from error
 
-    def list(self, prefix: str = "") -> Iterator[Object]:
-        for found in self._objects(prefix):
+    def list(self, prefix: str = "", broken_links: bool = False) -> Iterator[Object]:
+        for found in self._objects(prefix, broken_links):
             if not TEMPORARY.fullmatch(found.key.rpartition("/")[2]):
                 yield found
 
@@ -82,19 +100,22 @@ class LocalStore(Bulk):
     def remove_leftover(self, leftover: Object) -> None:
         self.delete(leftover.key)
 
-    def _objects(self, prefix: str) -> Iterator[Object]:
+    def _objects(self, prefix: str, broken_links: bool = False) -> Iterator[Object]:
         if not self.root.exists():
             return
         folder = prefix.rpartition("/")[0]
-        for key, stat in self._walk(str(self.root / folder), folder + "/" if folder else "", frozenset()):
-            if key.startswith(prefix):
-                modified = datetime.fromtimestamp(stat.st_mtime, UTC)
-                yield Object(key, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}", modified)
+        for key, facts in self._walk(str(self.root / folder), folder + "/" if folder else "", frozenset()):
+            if key.startswith(prefix) and (broken_links or not stat.S_ISLNK(facts.st_mode)):
+                modified = datetime.fromtimestamp(facts.st_mtime, UTC)
+                yield Object(key, facts.st_size, f"{facts.st_mtime_ns:x}-{facts.st_size:x}", modified)
 
     def _walk(
         self, folder: str, prefix: str, above: frozenset[tuple[int, int]]
     ) -> Iterator[tuple[str, os.stat_result]]:
-        """Files below `folder`. Links are followed, but never into a folder that holds them: that would not end."""
+        """Files below `folder`, and links that lead nowhere.
+
+        Links are followed, but never into a folder that holds them: that would not end.
+        """
         with explained(f"Listing {self.uri}"):
             try:
                 here = os.stat(folder)
@@ -104,14 +125,13 @@ class LocalStore(Bulk):
         if (identity := (here.st_dev, here.st_ino)) in above:
             return
         for entry in entries:
-            try:
-                if entry.is_dir():
-                    yield from self._walk(entry.path, f"{prefix}{entry.name}/", above | {identity})
-                elif entry.is_file():
-                    yield prefix + entry.name, entry.stat()
-            except OSError as error:  # a link that leads nowhere or round in a circle
-                if error.errno not in (errno.ENOENT, errno.ELOOP):
-                    raise
+            facts = _facts(entry)
+            if facts is None:
+                continue
+            if stat.S_ISDIR(facts.st_mode):
+                yield from self._walk(entry.path, f"{prefix}{entry.name}/", above | {identity})
+            elif stat.S_ISREG(facts.st_mode) or stat.S_ISLNK(facts.st_mode):
+                yield prefix + entry.name, facts
 
     def list_as_of(self, prefix: str, when: datetime) -> Iterator[Object] | None:
         return None
@@ -168,6 +188,11 @@ class LocalStore(Bulk):
                     self._link(temporary, path)
                     return True
                 except FileExistsError:
+                    if path.is_symlink() and not path.exists():
+                        raise Unusable(
+                            f"Writing {key} in {self.uri}: {path} is a link that leads nowhere. Bring back "
+                            f"what it leads to, or remove the link."
+                        ) from None
                     with suppress(FileNotFoundError):  # removed since: then it can be created
                         return path.read_bytes() == data
 

@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tasks.core.errors import TRY_AGAIN, Denied, NotFound, ParamsError, StoreError, Unusable
+from tasks.core.errors import TRY_AGAIN, Archived, Denied, NotFound, ParamsError, StoreError, Unusable
 from tasks.core.local_store import explained
 from tasks.core.objects import TEMPORARY, Bulk, Object, interleaved, temporary_name
 
@@ -244,6 +244,11 @@ class S3Store(Bulk):
             return Unusable(f"{what}: the bucket {self.bucket!r} is in another region. Set {right}.")
         if code in ("ExpiredToken", "InvalidToken", "TokenRefreshRequired"):
             return Denied(f"{what}: the session's credentials have expired or are not valid ({code}). Get new ones.")
+        if code == "InvalidObjectState":
+            return Archived(
+                f"{what}: the object is archived ({code}). Restore it, or, if it is an image, take it out of the "
+                f"data set."
+            )
         if not _is_of_s3(error) and error.operation_name != "HeadObject":
             if (status or 500) < 500:
                 return _not_s3(what)
@@ -334,12 +339,12 @@ class S3Store(Bulk):
             yield page
             if not page.get("IsTruncated"):
                 return
-            for marker in ("ContinuationToken", "KeyMarker", "VersionIdMarker", "UploadIdMarker"):
+            for marker in ("ContinuationToken", "KeyMarker", "VersionIdMarker", "UploadIdMarker", "PartNumberMarker"):
                 options.pop(marker, None)  # a page that ends with a folder has no version to go on after
                 if following := page.get(f"Next{marker}"):
                     options[marker] = following
 
-    def list(self, prefix: str = "") -> Iterator[Object]:
+    def list(self, prefix: str = "", broken_links: bool = False) -> Iterator[Object]:
         return self._by_folder(f"Listing {self.uri}/{prefix}", "list_objects_v2", prefix, self._objects)
 
     def _objects(self, pages: Iterator[dict[str, Any]]) -> Iterator[Object]:

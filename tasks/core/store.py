@@ -25,7 +25,7 @@ from tasks.core.local_store import LocalStore
 from tasks.core.objects import Object, in_threads
 from tasks.core.s3_store import S3Store
 
-__all__ = ["LocalStore", "Object", "S3Store", "Store", "in_threads", "open_store"]
+__all__ = ["LocalStore", "Object", "S3Store", "Store", "in_threads", "open_store", "path_within"]
 
 
 class Store(Protocol):
@@ -44,8 +44,12 @@ class Store(Protocol):
             Unusable: they can't; says why.
         """
 
-    def list(self, prefix: str = "") -> Iterator[Object]:
-        """The objects whose key begins with `prefix`, in no promised order."""
+    def list(self, prefix: str = "", broken_links: bool = False) -> Iterator[Object]:
+        """The objects whose key begins with `prefix`, in no promised order.
+
+        A folder's links that lead nowhere are no objects of a store, but a data set's images may be out of reach behind
+        them: with `broken_links` they are listed too, by their own size and time. To read one raises `NotFound`.
+        """
 
     def list_many(self, prefixes: Iterable[str]) -> Iterator[Object]:
         """`list` of each prefix, by threads."""
@@ -60,7 +64,7 @@ class Store(Protocol):
         """Remove one of them; no error where it is gone."""
 
     def get(self, key: str, version: str | None = None) -> bytes:
-        """The object's bytes. Raises `NotFound`."""
+        """The object's bytes. Raises `NotFound`, or `Archived`."""
 
     def get_many(self, keys: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Each key and the object's bytes, in order, by threads. Raises `NotFound`."""
@@ -131,3 +135,14 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
             raise ParamsError(f"{text!r} names no bucket; expected s3://bucket/prefix.")
         return S3Store(bucket, prefix.strip("/"))
     raise ParamsError(f"{text!r} can't be opened: expected a folder, file:///… or s3://bucket/prefix.")
+
+
+def path_within(outer: Store, store: Store) -> str | None:
+    """The path from `outer` to `store`, links resolved; "" where they are one place, None where it is elsewhere."""
+    start, address = _address(outer), _address(store)
+    return address[len(start) :].rstrip("/") if address.startswith(start) else None
+
+
+def _address(store: Store) -> str:
+    folder = store.local_path("")
+    return (store.uri if folder is None else str(folder.resolve())).rstrip("/") + "/"

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.errors import DataError, NotFound
+from tasks.core.errors import Archived, DataError, NotFound
 from tasks.core.objects import ahead
 from tasks.core.store import Store, open_store
 from tasks.vision.features import FEATURE_NAMES, FEATURE_SIZE, describe, fit
@@ -27,6 +27,9 @@ from tasks.vision.images import Image, open_image, perceptual_hash, thumbnail_jp
 
 #: Errors of objects that are not what the snapshot lists.
 GONE, CHANGED = LOST = ("gone since the snapshot", "changed since the snapshot")
+ARCHIVED = "archived: restore it, or take it out of the data set"
+#: Errors that may pass while the listing stays the same: whoever has one of these is looked at again by the next run.
+PASSING = (*LOST, ARCHIVED)
 _COLOUR = [FEATURE_NAMES.index(n) for n in ("hue_mean_cosine", "hue_mean_sine", "lightness_mean", "saturation_mean")]
 
 
@@ -153,6 +156,8 @@ def _opened(store: Store, max_pixels: int, each: Listed) -> Row | _Seen:
         data, same = _read(store, each)
     except (NotFound, FileNotFoundError):  # the latter between reading it and asking for its time
         return Row("unreadable", GONE)
+    except Archived:
+        return Row("unreadable", ARCHIVED)
     if not same or len(data) != each.bytes:
         return Row("unreadable", CHANGED)
     return _decoded(data, max_pixels)

@@ -5,7 +5,7 @@ import boto3
 import pandas as pd
 import pytest
 
-from tasks import evaluate
+from tasks import evaluate, predict
 from tasks.core.errors import DataError, NotFound, ParamsError
 from tasks.predict import main
 from tests.tasks.judging import World
@@ -67,6 +67,15 @@ def test_where_no_image_can_be_read_the_exit_status_says_so(champion, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     assert main(["text.jpg", "nowhere.jpg"]) == 1
     assert (table()["error"] != "").all()
+
+
+def test_an_image_out_of_reach_behind_its_link_is_named(tmp_path):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "1.png").symlink_to(tmp_path / "away.png")
+    (picture,) = predict.find_pictures(str(tmp_path / "scans"))
+    assert picture.name == f"{tmp_path}/scans/1.png"
+    with pytest.raises(NotFound, match=r"Reading 1\.png .*no such file"):
+        picture.read()
 
 
 def test_more_than_one_class_an_image_as_parquet(champion):

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
+from tasks import reproduce
 from tasks.__main__ import main
 from tasks.core.artifacts import MANIFEST, Artifact
 from tasks.core.champion import Champion, move_champion, read_champion
-from tasks.core.errors import TRY_AGAIN, DataError
+from tasks.core.errors import TRY_AGAIN, Archived, DataError
 from tasks.core.runs import change_record, record_failure
 from tasks.core.step import NAMES, load
 from tasks.core.store import LocalStore
@@ -104,6 +105,14 @@ def test_a_decision_on_the_champion_itself_is_made_anew(
     change_record(store, "retrain", "backfill", change)
     main(["reproduce", "backfill", "--into", str(tmp_path / "anew")])
     assert said(capsys)["promote"] == "equal"
+
+
+def test_an_image_that_was_archived_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(*_: object) -> bytes:
+        raise Archived("the object is archived")
+
+    monkeypatch.setattr(LocalStore, "get", get)
+    assert reproduce._what_became(LocalStore(tmp_path), ("a/1.png", None, "0" * 64)) == "a/1.png is archived"
 
 
 def test_a_dry_run_is_made_anew_with_the_times_that_it_told(

@@ -17,7 +17,7 @@ from tasks import scan
 from tasks.core.artifacts import Artifact
 from tasks.core.errors import StoreError
 from tasks.core.settings import settings
-from tasks.core.store import LocalStore, open_store
+from tasks.core.store import LocalStore, S3Store, open_store
 from tasks.vision import look
 from tasks.vision.features import FEATURE_NAMES, describe
 from tasks.vision.images import open_image
@@ -356,6 +356,22 @@ def test_what_was_out_of_reach_is_looked_for_again(run_step: RunStep, data: Path
     assert run_step("scan", {"snapshot": snapshot}).key == back.key
 
 
+def test_an_image_behind_a_link_that_leads_nowhere_is_gone_until_it_is_back(
+    run_step: RunStep, data: Path, tmp_path: Path
+) -> None:
+    away = write(tmp_path / "away", {"1.png": GOOD["a/그림 0.png"]})
+    (data / "a" / "linked.png").symlink_to(away / "1.png")
+    (data / "a" / "round.png").symlink_to(data / "a" / "round.png")
+    away.rename(tmp_path / "unmounted")
+    made = run_step("scan", {"snapshot": run_step("snapshot", dataset=str(data))})
+    errors = made.table("scan.parquet").set_index("key")["error"]
+    assert errors["a/linked.png"] == errors["a/round.png"] == "gone since the snapshot"
+    (tmp_path / "unmounted").rename(away)
+    back = run_step("scan", {"snapshot": run_step("snapshot", dataset=str(data))})
+    errors = back.table("scan.parquet").set_index("key")["error"]
+    assert (errors["a/linked.png"], errors["a/round.png"]) == ("", "gone since the snapshot")
+
+
 def test_a_file_that_goes_while_it_is_read_is_gone(
     run_step: RunStep, snapshot: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,6 +386,34 @@ def test_a_file_that_goes_while_it_is_read_is_gone(
     monkeypatch.setattr(LocalStore, "get", read_and_lose)
     errors = run_step("scan", {"snapshot": snapshot}).table("scan.parquet").set_index("key")["error"]
     assert errors["a/그림 2.png"] == "gone since the snapshot"
+
+
+@pytest.mark.parametrize("kind", ["s3", "s3_versioned"])
+def test_what_is_archived_is_no_failure_and_is_looked_at_when_it_is_restored(
+    run_step: RunStep, request: pytest.FixtureRequest, kind: str
+) -> None:
+    bucket = open_store(request.getfixturevalue(kind))
+    assert isinstance(bucket, S3Store)
+    bucket.put_many(GOOD.items())
+    cold = {f"{'ab'[number % 2]}/cold {number}.png": encode(noise(50 + number)) for number in range(12)}
+    names = {key: {"Bucket": bucket.bucket, "Key": bucket.prefix + key} for key in cold}
+    for key, data in cold.items():
+        bucket.client.put_object(**names[key], Body=data, StorageClass="GLACIER")
+
+    def scanned() -> Artifact:
+        return run_step("scan", {"snapshot": run_step("snapshot", dataset=bucket.uri)})
+
+    first = scanned()
+    rows = first.table("scan.parquet").set_index("key")
+    assert set(rows.loc[list(cold), "error"]) == {"archived: restore it, or take it out of the data set"}
+    assert set(rows.loc[list(GOOD), "error"]) == {""}
+    assert scanned().key == first.key, "nothing has changed"
+    for name in names.values():
+        bucket.client.restore_object(**name, RestoreRequest={"Days": 1})
+    restored = scanned()
+    assert restored.inputs == first.inputs, "a restore changes nothing in the listing"
+    assert set(restored.table("scan.parquet")["error"]) == {""}
+    assert restored.metrics["decoded"] == len(cold)
 
 
 def test_a_data_set_that_is_away_is_no_verdict_on_its_images(run_step: RunStep, tmp_path: Path) -> None:

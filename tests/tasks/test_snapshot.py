@@ -9,8 +9,9 @@ import pytest
 
 from tasks import snapshot
 from tasks.core.artifacts import Artifact
-from tasks.core.errors import DataError
-from tasks.core.store import open_store
+from tasks.core.errors import DataError, ParamsError
+from tasks.core.store import LocalStore, open_store
+from tests.conftest import run_in
 
 RunStep = Callable[..., Artifact]
 SCRIPT = '"><img src=x onerror=alert(1)>'
@@ -139,6 +140,20 @@ def test_link_loops_end_and_links_are_followed(run_step: RunStep, tmp_path: Path
     assert {"a/1.jpg", "b/2.png", "c/3.jpg"} <= set(keys(run_step("snapshot", dataset=str(data))))
 
 
+def test_an_image_behind_a_link_that_leads_nowhere_is_listed(run_step: RunStep, tmp_path: Path) -> None:
+    data, away = write(tmp_path / "data", "a/1.jpg", "b/2.png"), write(tmp_path / "away", "3.jpg")
+    links = {"a/3.jpg": away / "3.jpg", "a/round.jpg": data / "a/round.jpg", "b/through.jpg": data / "b/2.png/x.jpg"}
+    for name, target in links.items():
+        (data / name).symlink_to(target)
+    there = run_step("snapshot", dataset=str(data))
+    away.rename(tmp_path / "unmounted")
+    gone = run_step("snapshot", dataset=str(data))
+    assert keys(gone) == keys(there) == ["a/1.jpg", "a/3.jpg", "a/round.jpg", "b/2.png", "b/through.jpg"]
+    assert gone.key != there.key, "what lies behind it may be another image when it is back"
+    (tmp_path / "unmounted").rename(away)
+    assert run_step("snapshot", dataset=str(data)).key == there.key
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [
@@ -174,6 +189,36 @@ def test_a_folder_without_permission_is_refused(run_step: RunStep, tmp_path: Pat
             run_step("snapshot", dataset=str(data))
     finally:
         (data / "b").chmod(0o755)
+
+
+@pytest.mark.parametrize("place", ["", "gesso", "a/gesso", "link/gesso"])
+def test_a_store_in_the_data_set_is_refused(tmp_path: Path, place: str) -> None:
+    data = write(tmp_path / "data", "a/1.jpg", "b/2.jpg")
+    (tmp_path / "link").symlink_to(data)
+    store = tmp_path / place if place.startswith("link") else data / place
+    with pytest.raises(ParamsError, match=r"The artifact store .* the data set.*Move the store") as caught:
+        run_in(LocalStore(store), "snapshot", dataset=str(data))
+    assert str(store) in str(caught.value)
+    assert str(data) in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["data/.gesso/store", "data/a/.gesso", "data 2", "", "store"])
+def test_a_store_beside_the_data_set_or_hidden_in_it_is_none_of_its_images(tmp_path: Path, place: str) -> None:
+    data = write(tmp_path / "data", "a/1.jpg", "b/2.jpg")
+    store = LocalStore(tmp_path / place)
+    store.put("artifacts/eda/0/sheet.png", b"a picture")
+    assert keys(run_in(store, "snapshot", dataset=str(data))) == ["a/1.jpg", "b/2.jpg"]
+
+
+def test_a_store_in_a_bucket_is_beside_the_data_set_or_hidden_in_it(s3_bucket: str) -> None:
+    bucket = f"s3://{s3_bucket}"
+    put(f"{bucket}/data", "a/1.jpg", "b/2.jpg")
+    for dataset, place in (("", ""), ("", "/gesso"), ("/data", "/data"), ("/data/", "/data/x/gesso")):
+        with pytest.raises(ParamsError, match=f"The artifact store {bucket}{place} .*the data set"):
+            run_in(open_store(bucket + place), "snapshot", dataset=bucket + dataset)
+    for place in ("", "/gesso", "/data2", "/data/.gesso"):
+        made = run_in(open_store(bucket + place), "snapshot", dataset=f"{bucket}/data")
+        assert keys(made) == ["a/1.jpg", "b/2.jpg"]
 
 
 LONG = "a/" + "/".join("x" * 90 for _ in range(10)) + "/1.jpg"

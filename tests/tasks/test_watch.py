@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.errors import ParamsError
+from tasks.core.settings import settings
 from tasks.core.store import LocalStore
 from tasks.watch import Look, look, read_mark, write_mark
 
@@ -37,6 +39,14 @@ def test_what_went_or_is_no_image_has_not_landed(pictures: Path) -> None:
     assert look(str(pictures)).landed_since(before) == 0
 
 
+def test_an_image_out_of_reach_behind_its_link_has_landed_when_it_is_back(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "a" / "linked.png").symlink_to(tmp_path / "away.png")
+    before = look(str(pictures))
+    assert before.landed_since(None) == 7
+    (tmp_path / "away.png").write_bytes(b"back")
+    assert look(str(pictures)).landed_since(before) == 1
+
+
 def test_the_digest_is_of_what_is_there(pictures: Path) -> None:
     digest = look(str(pictures)).digest
     file = pictures / "a" / "0.png"
@@ -46,6 +56,17 @@ def test_the_digest_is_of_what_is_there(pictures: Path) -> None:
     file.write_bytes(b"0")
     os.utime(file, ns=(when.st_atime_ns, when.st_mtime_ns))
     assert look(str(pictures)).digest == digest
+
+
+def test_a_data_set_that_holds_the_store_is_refused(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, is_refused in {"gesso": True, ".gesso/store": False}.items():
+        monkeypatch.setenv("GESSO_STORE", str(pictures / place))
+        settings.cache_clear()
+        if is_refused:
+            with pytest.raises(ParamsError, match=f"store {pictures}/gesso lies in the data set {pictures}"):
+                look(str(pictures))
+        else:
+            assert look(str(pictures)).landed_since(None) == 6
 
 
 def test_the_mark_is_kept_per_data_set(pictures: Path, store: LocalStore) -> None:

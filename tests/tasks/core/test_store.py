@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tasks.core.errors import Denied, NotFound, ParamsError, StoreError
+from tasks.core.errors import Denied, NotFound, ParamsError, StoreError, Unusable
 from tasks.core.objects import interleaved
 from tasks.core.store import LocalStore, S3Store, Store, in_threads, open_store
 
@@ -303,6 +303,34 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     assert [found.key for found in LocalStore(tmp_path).list()] == ["a/file", "b/file"]
 
 
+def test_links_that_lead_nowhere_are_listed_where_they_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    links = {"broken": "nothing", "circular": "circular", "through": "file/below"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to-pipe").symlink_to("pipe")
+    store = LocalStore(tmp_path)
+
+    assert [found.key for found in store.list()] == ["file"]
+    assert [found.key for found in store.list(broken_links=True)] == ["broken", "circular", "file", "through"]
+    assert [found.key for found in store.list("br", broken_links=True)] == ["broken"]
+    for name in links:
+        assert not store.exists(name)
+        with pytest.raises(NotFound, match=rf"Reading {name} in .*: there is no such file \(.*{name}"):
+            store.get(name)
+        with pytest.raises(NotFound, match=f"Copying {name} of "):
+            store.download(name, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("target", ["nothing", "link"], ids=["broken", "circular"])
+def test_nothing_is_created_where_a_link_leads_nowhere(tmp_path: Path, target: str) -> None:
+    (tmp_path / "link").symlink_to(target)
+    with pytest.raises(Unusable, match=r"Writing link in .*: .*link is a link that leads nowhere"):
+        LocalStore(tmp_path).create("link", b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
 def test_no_temporary_file_is_left(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     store.put("a", b"1")
@@ -338,6 +366,32 @@ def test_a_long_listing_is_read_by_folders_and_holds_the_same(
     again = store.list_as_of("", datetime.max.replace(tzinfo=UTC))
     assert (None if again is None else sorted(again, key=lambda found: found.key)) == then
     assert [found.key for found in store.list("a/b")] == [f"a/b/{name}" for name in ("1", "2 &", "3", "4")]
+
+
+def test_an_unfinished_upload_of_more_parts_than_a_page_holds_is_counted_whole() -> None:
+    parts = [{"PartNumber": number, "Size": 8 << 20} for number in range(1, 2502)]
+    asked: list[int] = []
+
+    class Client:
+        def list_multipart_uploads(self, **_: Any) -> dict[str, Any]:
+            upload = {"Key": "store/large.npy", "UploadId": "1", "Initiated": datetime(2026, 1, 1, tzinfo=UTC)}
+            return {"IsTruncated": False, "Uploads": [upload]}
+
+        def list_parts(self, PartNumberMarker: int = 0, **_: Any) -> dict[str, Any]:
+            assert PartNumberMarker not in asked, "the same page twice"
+            asked.append(PartNumberMarker)
+            page = parts[PartNumberMarker:][:1000]
+            last = page[-1]["PartNumber"]
+            return {"IsTruncated": last < len(parts), "NextPartNumberMarker": last, "Parts": page}
+
+        def list_objects_v2(self, **_: Any) -> dict[str, Any]:
+            return {"IsTruncated": False}
+
+    store = S3Store("bucket", "store")
+    store._own_client = Client()
+    (leftover,) = store.leftovers()
+    assert (leftover.key, leftover.size) == ("large.npy", len(parts) * (8 << 20))
+    assert asked == [0, 1000, 2000]
 
 
 def test_interleaved_sources_are_read_whole_and_an_error_ends_it() -> None:

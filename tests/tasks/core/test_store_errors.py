@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.errors import TRY_AGAIN, Denied, GessoError, NotFound, ParamsError, StoreError, Unusable
+from tasks.core.errors import TRY_AGAIN, Archived, Denied, GessoError, NotFound, ParamsError, StoreError, Unusable
 from tasks.core.store import LocalStore, Store, open_store
 
 Answering = Callable[..., Store]
@@ -70,6 +70,11 @@ def failure(act: Callable[[], object], kind: type[GessoError]) -> str:
 def test_403(answering: Answering, code: str) -> None:
     message = failure(lambda: answering(403, error(code)).get("a.json"), Denied)
     assert f"Reading s3://bucket/data/a.json: access denied ({code}). Check AWS_ACCESS_KEY_ID" in message
+
+
+def test_403_to_what_is_archived(answering: Answering) -> None:
+    message = failure(lambda: answering(403, error("InvalidObjectState")).get("a.jpg"), Archived)
+    assert "Reading s3://bucket/data/a.jpg: the object is archived (InvalidObjectState). Restore it, or" in message
 
 
 def test_403_to_a_head_says_what_else_it_can_mean(answering: Answering) -> None:
