@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from include.defaults import default_params
 from include.environment import ROOT, airflow_environment, airflow_home
 from include.steps import DONE, FAILED
 from tasks.core.artifacts import PROGRESS, Artifact
@@ -49,10 +50,12 @@ def _conf(options: argparse.Namespace) -> dict[str, Any]:
         raise ParamsError(f"PARAMS is not JSON: {error}. Example: PARAMS='{{\"epochs\": 5}}'.") from None
     if not isinstance(given, dict):
         raise ParamsError(f"PARAMS is not a JSON object: {options.params!r}. Example: PARAMS='{{\"epochs\": 5}}'.")
+    default_params()  # so that an error in them isn't taken for one in PARAMS
     given = {**settings().params, **given}
     dataset = options.dataset or given.get("dataset") or settings().dataset
     conf = {"preset": "quick" if dataset else "demo", **given} | ({"preset": options.preset} if options.preset else {})
-    Params.of(conf)
+    understood = Params.of(conf).model_dump(mode="json")
+    conf = {name: understood[name] for name in conf}  # Airflow takes no "5" for a number, and no date without its time
     if dataset:
         conf["dataset"] = dataset if "://" in dataset else str(Path(dataset).absolute())
     else:

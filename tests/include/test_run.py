@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
+from airflow.sdk.definitions.param import ParamsDict
 
 from include import run
 from include.assets import CHAMPION
+from include.form import trigger_form
 from tasks.core.settings import settings
 
 
@@ -29,7 +31,54 @@ def test_params_that_can_not_be_used(params: str, said: str, capsys: pytest.Capt
     assert said in capsys.readouterr().err
 
 
-def test_params_of_the_environment_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+#: What Gesso takes, and Airflow's JSON schema doesn't.
+LOOSE = {
+    "as_of": "2026-03-01", "epochs": "5", "batch_size": 8.0, "promote": "no", "dry_run": 1, "hour_price": "2.5",
+    "search": {"batch_size": ["16", 32]}, "trials": "2",
+}  # fmt: skip
+
+#: The same as Airflow is told.
+STRICT = {
+    "as_of": "2026-03-01T00:00:00Z", "epochs": 5, "batch_size": 8, "promote": False, "dry_run": True, "hour_price": 2.5,
+    "search": {"batch_size": [16, 32]}, "trials": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variable", ["PARAMS", "GESSO_PARAMS"])
+def test_airflow_takes_what_gesso_takes(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(run, "_run", lambda conf: asked.append(conf) or 0)
+    if variable == "GESSO_PARAMS":
+        monkeypatch.setenv(variable, json.dumps(LOOSE))
+        settings.cache_clear()
+    given = json.dumps(LOOSE) if variable == "PARAMS" else ""
+    assert run.main(["--dataset", "s3://a/b", "--params", given]) == 0
+    assert asked == [{"preset": "quick", "dataset": "s3://a/b", **STRICT}]
+    form = ParamsDict(trigger_form())
+    form.validate()
+    form.update(asked[0])
+    assert STRICT.items() <= form.validate().items()
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ('{"epochs": 0}', "GESSO_PARAMS can't be used. epochs = 0: "),
+        ("{preset: demo}", "GESSO_PARAMS is not JSON: "),
+        ("1" * 5000, "GESSO_PARAMS is not JSON: "),
+        ("[]", "GESSO_PARAMS: Input should be a valid dictionary"),
+    ],
+)
+def test_params_of_the_environment_that_can_not_be_used(
+    params: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GESSO_PARAMS", params)
+    settings.cache_clear()
+    assert run.main([]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_params_of_the_environment_are_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(run, "_run", lambda conf: asked.append(conf) or 0)
     monkeypatch.setenv("GESSO_PARAMS", json.dumps({"preset": "original", "dataset": str(tmp_path), "epochs": 7}))
