@@ -1,6 +1,13 @@
 """`make run` says what of its params can't be used before Airflow starts, and one run leaves the next alone."""
 
 import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -110,3 +117,63 @@ def test_no_task_needs_an_asset_that_only_a_scheduler_could_retire(monkeypatch: 
     monkeypatch.setattr(DAG, "test", test)
     assert run.inside({}) == 0
     assert needed == [CHAMPION]
+
+
+#: In place of Python: Airflow's process, whose run starts a process that outlives it, and goes on until it is killed.
+ENDLESS = """#!{python}
+import os, runpy, subprocess, sys, time
+from types import SimpleNamespace
+
+def test(**_):
+    child = subprocess.Popen(["sleep", "600"], close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with open("{pids}.part", "w") as file:
+        file.write(f"{{os.getpid()}} {{child.pid}}")
+    os.rename("{pids}.part", "{pids}")
+    time.sleep(600)
+
+dag = SimpleNamespace(test=test, get_task=lambda _: SimpleNamespace())
+bag = SimpleNamespace(import_errors={{}}, dags={{"retrain": dag}})
+sys.modules["airflow.utils.db"] = SimpleNamespace(initdb=lambda: None)
+sys.modules["airflow.dag_processing.dagbag"] = SimpleNamespace(DagBag=lambda _: bag)
+sys.argv = sys.argv[2:]
+runpy.run_module("include.run", run_name="__main__")
+"""
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_one_run_at_a_time(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    endless, pids = tmp_path / "python", tmp_path / "pids"
+    endless.write_text(ENDLESS.format(python=sys.executable, pids=pids))
+    endless.chmod(0o755)
+    words = ["--dataset", "s3://a/b"]
+    monkeypatch.setattr(run.sys, "executable", str(endless))
+    first = multiprocessing.get_context("fork").Process(target=run.main, args=[words])
+    first.start()
+    wait_for(pids.exists)
+    airflow, training = map(int, pids.read_text().split())
+    monkeypatch.setattr(run.sys, "executable", "false")
+
+    def refused() -> bool:
+        assert run.main(words) == 1
+        return f"gesso: Another `make run` goes on in GESSO_HOME={home}. Wait for it" in capfd.readouterr().err
+
+    try:
+        assert refused()
+        os.kill(first.pid or 0, signal.SIGKILL)
+        first.join()
+        assert refused(), "its Airflow goes on"
+        os.kill(airflow, signal.SIGKILL)
+        wait_for(lambda: not refused())
+    finally:
+        first.kill()
+        for pid in (airflow, training):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
