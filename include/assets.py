@@ -6,10 +6,10 @@ from urllib.parse import quote
 from airflow.sdk import Asset, AssetAlias, AssetWatcher
 from airflow.sdk.lineage import get_hook_lineage_collector
 
+from include.defaults import default_params, named_dataset
 from include.triggers import ImagesLanded
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import champion_key, dataset_name
-from tasks.core.params import Params
 from tasks.core.settings import settings
 
 
@@ -20,17 +20,20 @@ def _uri(address: str) -> str:
     return quote(address, safe=":/")
 
 
-#: The data set of a run that names none. An event says that images landed: {dataset, listing, images, landed}.
+#: What a run reads that names no data set.
+DATASET = named_dataset() or settings().dataset_uri
+
+#: That data set. An event says that images landed: {dataset, listing, images, landed}.
 IMAGES = Asset(
     "images",
-    uri=_uri(settings().dataset_uri),
+    uri=_uri(DATASET),
     watchers=[
         AssetWatcher(
             name="images landed",
             trigger=ImagesLanded(
-                dataset=settings().dataset_uri,
+                dataset=DATASET,
                 seconds=settings().watch_seconds,
-                min_images=Params.of(settings().params).min_new_images,
+                min_images=default_params().min_new_images,
             ),
         )
     ],

@@ -5,6 +5,7 @@ from typing import Any
 from airflow.sdk import DAG, Param
 from airflow.sdk.definitions.param import ParamsDict
 
+from include.defaults import default_params
 from tasks.core.params import PRESETS, Params, Section
 from tasks.core.settings import settings
 
@@ -17,17 +18,18 @@ def trigger_form() -> dict[str, Param]:
     """A field for each param, in the order of the workflow.
 
     A field that presets set is empty: only where it is filled in, it wins over them. The others hold their default,
-    and a field that `GESSO_PARAMS` sets holds that.
+    and a field that `GESSO_PARAMS` sets holds that, as it was understood: Airflow takes no "5" for a number.
 
     Raises:
         ParamsError: `GESSO_PARAMS` can't be used.
     """
-    Params.of(settings().params)
+    understood = default_params().model_dump(mode="json")
+    given = {name: understood[name] for name in settings().params}
     fields = Params.model_json_schema()["properties"]
     steps = [each for each in Params.__bases__ if issubclass(each, Section)]
     by_step = dict.fromkeys(["preset", *(name for each in steps for name in each.model_fields)])
     ordered = sorted(by_step, key=lambda name: SECTIONS.index(fields[name]["section"]))
-    return {name: _field(name, fields[name]) for name in ordered}
+    return {name: _field(name, fields[name], given) for name in ordered}
 
 
 def drop_copies(dag: DAG) -> None:
@@ -40,7 +42,7 @@ def drop_copies(dag: DAG) -> None:
         task.params = ParamsDict({name: param for name, param in task.params.items() if name not in dag.params})
 
 
-def _field(name: str, facts: dict[str, Any]) -> Param:
+def _field(name: str, facts: dict[str, Any], given: dict[str, Any]) -> Param:
     """A param's field: what its schema says, in the words that Airflow's form knows."""
     kind = next((each for each in facts.get("anyOf", ()) if each["type"] != "null"), facts)
     # No pattern: what doesn't match it, Airflow refuses without a word on why; the run's first task says why.
@@ -52,7 +54,7 @@ def _field(name: str, facts: dict[str, Any]) -> Param:
         drawn["examples"] = kind["items"]["enum"]  # a field to choose several from; else it has one value a line
     if "enum" not in kind:  # a choice has no empty value unless it names one
         drawn["type"] = ["null", kind["type"]]
-    return Param(settings().params.get(name, None if _by_preset(name) else facts["default"]), **drawn)
+    return Param(given.get(name, None if _by_preset(name) else facts["default"]), **drawn)
 
 
 def _title(name: str, facts: dict[str, Any]) -> str:

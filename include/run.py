@@ -6,13 +6,16 @@ Airflow's own log goes to a file; the terminal gets a line for each step, then t
 """
 
 import argparse
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from include.defaults import default_params
 from include.environment import ROOT, airflow_environment, airflow_home
 from include.steps import DONE, FAILED
 from tasks.core.artifacts import PROGRESS, Artifact
@@ -49,24 +52,56 @@ def _conf(options: argparse.Namespace) -> dict[str, Any]:
         raise ParamsError(f"PARAMS is not JSON: {error}. Example: PARAMS='{{\"epochs\": 5}}'.") from None
     if not isinstance(given, dict):
         raise ParamsError(f"PARAMS is not a JSON object: {options.params!r}. Example: PARAMS='{{\"epochs\": 5}}'.")
+    default_params()  # so that an error in them isn't taken for one in PARAMS
     given = {**settings().params, **given}
     dataset = options.dataset or given.get("dataset") or settings().dataset
     conf = {"preset": "quick" if dataset else "demo", **given} | ({"preset": options.preset} if options.preset else {})
-    Params.of(conf)
+    understood = Params.of(conf).model_dump(mode="json")
+    conf = {name: understood[name] for name in conf}  # Airflow takes no "5" for a number, and no date without its time
     if dataset:
         conf["dataset"] = dataset if "://" in dataset else str(Path(dataset).absolute())
-    else:
-        from tasks.demo import make_demo
-
-        demo = Path(settings().dataset_uri)
-        if not demo.exists():
-            print("Drawing the demo data set…", flush=True)
-        make_demo(demo)
     return conf
+
+
+def _lock(home: Path) -> TextIO:
+    """What one run holds at a time, until the file is closed: the next would clear its tasks in Airflow's database.
+
+    Raises:
+        GessoError: another run holds it.
+    """
+    lock = (home / "run.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise GessoError(
+            f"Another `make run` goes on in GESSO_HOME={settings().home.absolute()}. Wait for it, or set another "
+            f"GESSO_HOME (GESSO_STORE may be shared)."
+        ) from None
+    return lock
+
+
+def _draw_demo() -> None:
+    from tasks.demo import make_demo
+
+    demo = Path(settings().dataset_uri)
+    if not demo.exists():
+        print("Drawing the demo data set…", flush=True)
+    make_demo(demo)
 
 
 def _run(conf: dict[str, Any]) -> int:
     home = airflow_home("airflow-run")
+    with _lock(home) as lock:
+        if not conf.get("dataset"):
+            _draw_demo()
+        run_id = _run_airflow(conf, home, lock)
+    _summary(run_id)
+    return 0
+
+
+def _run_airflow(conf: dict[str, Any], home: Path, lock: TextIO) -> str:
+    """Run the workflow in a process of Airflow's, show how it goes on, and return the run's id."""
     log = home / "run.log"
     print(f"Starting Airflow; its log is {log}", flush=True)
     run_id, reason = "", ""
@@ -75,7 +110,7 @@ def _run(conf: dict[str, Any]) -> int:
         "GESSO_ATTENDED": "no",  # there is no UI in which to answer
         "GESSO_DEADLINE_HOURS": "0",  # who watches sees it, and `dag.test()` can't end a DAG that has one
     }
-    command = [sys.executable, "-m", "include.run", "inside", json.dumps(conf)]
+    command = [sys.executable, "-m", "include.run", "inside", json.dumps(conf), str(lock.fileno())]
     with (
         log.open("w") as file,
         subprocess.Popen(
@@ -86,6 +121,7 @@ def _run(conf: dict[str, Any]) -> int:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             errors="replace",
+            pass_fds=[lock.fileno()],  # Airflow may outlive this process, where that is killed
         ) as process,
     ):
         for line in process.stdout or ():
@@ -100,8 +136,7 @@ def _run(conf: dict[str, Any]) -> int:
                 run_id = line.removeprefix(RUN_ID).rstrip()
     if process.returncode != 0:
         raise GessoError(reason or f"The run failed outside Gesso's steps; see the end of {log}.")
-    _summary(run_id)
-    return 0
+    return run_id
 
 
 def inside(conf: dict[str, Any]) -> int:
@@ -114,7 +149,10 @@ def inside(conf: dict[str, Any]) -> int:
     for file, error in bag.import_errors.items():
         print(f"{FAILED}{file} can't be imported: {error.strip().splitlines()[-1]}", flush=True)
         return 1
-    run = bag.dags["retrain"].test(run_conf=conf, logical_date=None)
+    retrain = bag.dags["retrain"]
+    # Airflow keeps an asset's first address, and fails tasks with another one until a scheduler has retired the first.
+    retrain.get_task("snapshot").inlets = []
+    run = retrain.test(run_conf=conf, logical_date=None)
     print(f"{RUN_ID}{run.run_id}", flush=True)
     return 0 if run.state == "success" else 1
 
@@ -149,5 +187,7 @@ def _results(artifacts: dict[str, Artifact]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["inside"]:
+        # A training that outlives a killed run must not keep the next one waiting.
+        os.set_inheritable(int(sys.argv[3]), False)
         sys.exit(inside(json.loads(sys.argv[2])))
     sys.exit(main())

@@ -24,6 +24,7 @@ from typing import Any
 
 import psutil
 
+from include.defaults import named_dataset
 from include.environment import ROOT, airflow_environment, airflow_home, kept_secrets
 from tasks.core.errors import GessoError, ParamsError
 from tasks.core.settings import settings
@@ -55,7 +56,7 @@ def up() -> None:
         raise ParamsError(
             f"Something else answers on port {port}. Stop it, or choose another: GESSO_PORT=8081 make up."
         )
-    if not settings().dataset:
+    if not named_dataset():
         from tasks.demo import make_demo
 
         make_demo(Path(settings().dataset_uri))  # so that a run that names no data set has one

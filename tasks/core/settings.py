@@ -98,17 +98,22 @@ def from_environment(model: type[Model], prefix: str) -> Model:
     Raises:
         ParamsError: a variable has a value that can't be used.
     """
-    named = {name: os.environ.get(prefix + name.upper()) for name in model.model_fields}
+    given: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        if value := os.environ.get(variable := prefix + name.upper()):
+            given[name] = _read_json(variable, value) if get_origin(field.annotation) is dict else value
     try:
-        return model.model_validate(
-            {
-                name: json.loads(value) if get_origin(model.model_fields[name].annotation) is dict else value
-                for name, value in named.items()
-                if value
-            }
-        )
-    except json.JSONDecodeError as error:
-        raise ParamsError(f"The environment holds settings that can't be used: {error.doc!r} is not JSON.") from None
+        return model.model_validate(given)
     except ValidationError as error:
         wrong = "; ".join(f"{prefix}{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         raise ParamsError(f"The environment holds settings that can't be used. {wrong}") from None
+
+
+def _read_json(variable: str, value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ParamsError(
+            f"The environment holds settings that can't be used. {variable} is not JSON: {error}. "
+            f'Example: {variable}=\'{{"name": "value"}}\'.'
+        ) from None

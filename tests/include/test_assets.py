@@ -1,5 +1,6 @@
 """What Airflow is told of artifacts, for its own asset graph and for a lineage backend."""
 
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from airflow.sdk.lineage import HookLineageCollector
 
 import include.assets
 from tasks.core.artifacts import Artifact
+from tasks.core.settings import settings
 
 
 def test_a_lineage_backend_hears_what_an_artifact_was_made_of(
@@ -27,3 +29,23 @@ def test_a_lineage_backend_hears_what_an_artifact_was_made_of(
 
     assert heard(snapshot) == ([f"file://{dataset}"], [f"file://{snapshot.uri}"])
     assert heard(validated) == (sorted(f"file://{shard.uri}" for shard in shards), [f"file://{validated.uri}"])
+
+
+@pytest.mark.parametrize(
+    ("environment", "dataset"),
+    [
+        ({"GESSO_PARAMS": '{"dataset": "s3://pictures/all"}', "GESSO_DATASET": "/other"}, "s3://pictures/all"),
+        ({"GESSO_DATASET": "s3://pictures/some"}, "s3://pictures/some"),
+        ({"GESSO_HOME": "/gesso"}, "/gesso/demo"),
+    ],
+)
+def test_the_watch_looks_at_what_its_runs_read(
+    environment: dict[str, str], dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    images = runpy.run_path(str(include.assets.__file__))["IMAGES"]
+    assert images.uri == (dataset if "://" in dataset else f"file://{dataset}")
+    (watcher,) = images.watchers
+    assert watcher.trigger.arguments["dataset"] == dataset

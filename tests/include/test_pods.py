@@ -205,7 +205,7 @@ def test_a_store_that_pods_cant_reach_is_refused(run_step: Any, store: Any, monk
     ("name", "value", "said"),
     [
         ("HOURS", "0", "GESSO_POD_HOURS: Input should be greater than 0"),
-        ("NODE_SELECTOR", "pool=gpu", "'pool=gpu' is not JSON"),
+        ("NODE_SELECTOR", "pool=gpu", "GESSO_POD_NODE_SELECTOR is not JSON"),
         ("NODE_SELECTOR", "[1]", "GESSO_POD_NODE_SELECTOR: Input should be a valid dictionary"),
     ],
 )

@@ -106,3 +106,19 @@ def test_on_the_demo_the_schedule_trains_what_the_demo_is_for(
     shell(monkeypatch)
     supervise()
     assert {environment.get("GESSO_PARAMS") for environment in started} == {params}
+
+
+def test_no_demo_is_drawn_where_the_params_name_a_data_set(
+    home: Path, started: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.demo.make_demo", lambda folder: folder.mkdir(parents=True))
+    monkeypatch.delenv("GESSO_DATASET")
+    monkeypatch.setenv("GESSO_PARAMS", '{"dataset": "s3://pictures/all"}')
+    shell(monkeypatch)
+    serve.up()
+    assert not (home / "demo").exists()
+    serve._pid_file(home / "airflow").unlink()
+    monkeypatch.delenv("GESSO_PARAMS")
+    shell(monkeypatch)
+    serve.up()
+    assert (home / "demo").exists()
