@@ -19,7 +19,7 @@ from include.defaults import default_params
 from include.environment import ROOT, airflow_environment, airflow_home
 from include.steps import DONE, FAILED
 from tasks.core.artifacts import PROGRESS, Artifact
-from tasks.core.errors import WORDS, GessoError, ParamsError
+from tasks.core.errors import STOPPED, WORDS, GessoError, ParamsError
 from tasks.core.local_store import explained
 from tasks.core.params import PRESETS, Params
 from tasks.core.runs import read_record
@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GessoError as error:
         print(f"{WORDS}{error}", file=sys.stderr)
         return error.exit_status
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return 130
 
 
 def _conf(options: argparse.Namespace) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from typing import IO, Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tasks.core.errors import WORDS, GessoError, Interrupted, ParamsError, Terminated
+from tasks.core.errors import STOPPED, WORDS, GessoError, Interrupted, ParamsError, Terminated
 from tasks.core.local_store import explained
 from tasks.core.settings import settings
 from tasks.core.step import NAMES, Step, execute, load
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{WORDS}{error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("gesso: stopped; what is finished is kept. Run again to go on.", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         return 130
 
 

@@ -9,6 +9,9 @@ TRY_AGAIN = 75
 #: With this the line begins on which the command line says why it failed.
 WORDS = "gesso: "
 
+#: What is said of Ctrl-C.
+STOPPED = f"{WORDS}stopped; what is finished is kept. Run again to go on."
+
 #: What is said of a training that may be tried again.
 GO_ON = "The next try goes on from its checkpoint."
 

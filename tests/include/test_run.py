@@ -96,6 +96,17 @@ def test_params_of_the_environment_are_are_those_of_the_run(tmp_path: Path, monk
     assert asked == [own | {"folds": 2}, own | {"preset": "quick", "dataset": "s3://a/b"}]
 
 
+def test_stopped_by_hand_it_says_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_run", stopped)
+    assert run.main([]) == 130
+    assert capsys.readouterr().err == "gesso: stopped; what is finished is kept. Run again to go on.\n"
+
+
 def test_a_folder_that_can_not_be_written(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
