@@ -5,7 +5,7 @@ photographs at all; a class that does not keeps every image, and those that look
 unsure. Inside the others each image gets the probability of being a photograph (`vision/separation.py` tells how), and
 the thresholds turn it into a verdict: photo, unsure (kept, and shown for review) or illustration. A review file, CSV
 with columns key and verdict, overrules the verdicts: the one that the run names, or else review.csv beside the data
-set's class folders, if it is there. Writes
+set's class folders, if it is there. A line counts for the picture, whichever of its exact copies it names. Writes
 
     verdicts.parquet  key, class, photo_probability, verdict (illustration, photo, unsure), cluster (number of the
                       group inside its class, 0 the least like photographs), reasons, decided_by (clustering, person)
@@ -73,9 +73,10 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
     """Give every kept image its verdict.
 
     Raises:
-        DataError: the scan lacks features of an image that was kept.
+        DataError: the scan lacks features of an image that was kept, or the review file gives copies of one picture
+            different verdicts.
     """
-    validated = inputs.one("validate").table("images.parquet", ["key", "class", "verdict"])
+    validated = inputs.one("validate").table("images.parquet", ["key", "class", "verdict", "exact_group"])
     images = validated.loc[validated["verdict"] == "kept", ["key", "class"]].sort_values("key", ignore_index=True)
     scans = inputs.many("scan")
     found = _separated(images, scans) if params.separate else _switched_off(images)
@@ -83,7 +84,8 @@ def run(inputs: Inputs, params: Params, out: Output) -> None:
         keep_the_others(images, found, params.contaminated, out)
     verdicts = decide(images, found, params)
     review_file, review = out.observed
-    overrule(verdicts, review, out)
+    if review:
+        overrule(verdicts, review, carried(review, validated, review_uri(params.review, _dataset(inputs))), out)
     if review_file:
         out.path("review.csv").write_bytes(review_file)
     classes = summarise(verdicts, found.classes)
@@ -164,18 +166,45 @@ def decide(images: pd.DataFrame, found: Separation, params: Params) -> pd.DataFr
     )
 
 
-def overrule(verdicts: pd.DataFrame, review: dict[str, str], out: Output) -> None:
+def carried(review: dict[str, str], images: pd.DataFrame, where: str) -> dict[str, str]:
+    """Of each key of the review file that is a picture in use: the key of the copy that was kept.
+
+    A verdict is about a picture, and which of its exact copies is kept may change with the next copy that comes.
+
+    Args:
+        images: all images that were validated; columns key, verdict, exact_group.
+        where: the review file's name, for messages.
+
+    Raises:
+        DataError: copies of one picture have different verdicts.
+    """
+    readable = images.loc[images["exact_group"] >= 0]
+    kept = readable.loc[readable["verdict"] == "kept"].set_index("exact_group")["key"]
+    group = readable.set_index("key")["exact_group"].reindex(list(review)).dropna()
+    found = {str(key): str(copy) for key, copy in group.map(kept).dropna().items()}
+    named: dict[str, str] = {}
+    for key, copy in found.items():
+        other = named.setdefault(copy, key)
+        if review[key] != review[other]:
+            raise DataError(
+                f"The review file {where} gives one picture two verdicts: {other!r} is {review[other]}, and {key!r}, "
+                f"the same bytes, is {review[key]}; leave one."
+            )
+    return found
+
+
+def overrule(verdicts: pd.DataFrame, review: dict[str, str], carried: dict[str, str], out: Output) -> None:
     """Let a person's verdicts replace the clustering's, in place; count those that meet no image."""
-    given = verdicts["key"].map(review)
-    reviewed = given.notna()
+    named = {copy: key for key, copy in carried.items()} | {key: key for key, copy in carried.items() if key == copy}
+    line = verdicts["key"].map(named).dropna()
+    reviewed = line.index
+    says = "the review file says so" + (" of its copy " + line).where(line != verdicts.loc[reviewed, "key"], "")
     before = verdicts.loc[reviewed, "verdict"] + ": " + verdicts.loc[reviewed, "reasons"]
-    verdicts.loc[reviewed, "verdict"] = given[reviewed]
-    verdicts.loc[reviewed, "reasons"] = "the review file says so; clustering said " + before
+    verdicts.loc[reviewed, "verdict"] = line.map(review)
+    verdicts.loc[reviewed, "reasons"] = says + "; clustering said " + before
     verdicts.loc[reviewed, "decided_by"] = "person"
-    if not review:
-        return
-    strangers = sorted(set(review) - set(verdicts["key"]))
-    out.metrics |= {"reviewed": int(reviewed.sum()), "reviewed_without_image": len(strangers)}
+    strangers = sorted(set(review) - set(carried))
+    out.metrics |= {"reviewed": len(reviewed), "reviewed_without_image": len(strangers)}
     if strangers:
         shown = ", ".join(map(repr, strangers[:3])) + (", …" if len(strangers) > 3 else "")
         out.log(f"{len(strangers):,} keys of the review file are not among the images in use: {shown}")

@@ -33,6 +33,9 @@ PAGE = Path(__file__).parent / "templates" / "data_docs.html"
 
 EXAMPLES = 5  # rows named in a message
 
+#: What a person may have written where YAML read one of these.
+WRITTEN = {True: ("yes", "on", "true"), False: ("no", "off", "false"), None: ("null", "~")}
+
 
 class Expectation(BaseModel):
     """An entry of the file."""
@@ -101,7 +104,8 @@ def check(suite: Sequence[Expectation], tables: Tables, where: str) -> list[Resu
     """Great Expectations' result for each expectation, as plain JSON values, in the suite's order.
 
     Raises:
-        ParamsError: an expectation that Great Expectations doesn't know, or can't apply to its table.
+        ParamsError: an expectation that Great Expectations doesn't know, or can't apply to its table; or a value
+            that YAML read as a number, say, where the column holds text.
     """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when it is imported: no telemetry
     with warnings.catch_warnings():
@@ -126,6 +130,8 @@ def _checked(suite: Sequence[Expectation], tables: Tables, where: str, gx: Any) 
         asset = context.data_sources.add_pandas(table).add_dataframe_asset(table)
         batch = asset.add_batch_definition_whole_dataframe(table).get_batch({"dataframe": frame})
         checks = [_build(entry, number, gx.expectations, where) for number, entry in chosen.items()]
+        for number, entry in chosen.items():
+            _check_texts(entry, number, frame, where)
         names_row = {"unexpected_index_column_names": [row]} if (row := ROWS[table]) else {}
         found = batch.validate(
             gx.ExpectationSuite(name=table, expectations=checks),
@@ -198,6 +204,33 @@ def _check_columns(entry: Expectation, number: int, frame: pd.DataFrame, where: 
                 f"{_which(entry, number, where)}: the table {entry.table} has no column {column!r}. "
                 f"It has: {', '.join(frame.columns)}."
             )
+
+
+def _check_texts(entry: Expectation, number: int, frame: pd.DataFrame, where: str) -> None:
+    """Refuse values that no text equals: without quotes, a class 0 or no is a number or a truth value in YAML."""
+    given = [("value_set", "column", value) for value in entry.kwargs.get("value_set") or ()]
+    for pair in entry.kwargs.get("value_pairs_set") or ():
+        given += [("value_pairs_set", *each) for each in zip(("column_A", "column_B"), pair, strict=False)]
+    columns = {entry.kwargs[name] for _, name, _ in given}
+    texts = {column for column in columns if pd.api.types.is_string_dtype(frame[column].dropna())}
+    wrong = [each for each in given if entry.kwargs[each[1]] in texts and not isinstance(each[2], str)]
+    if wrong:
+        option, name, _ = wrong[0]
+        told = "; ".join(_misread(value) for *_, value in wrong[:EXAMPLES])
+        more = f"; and {len(wrong) - EXAMPLES:,} more" if len(wrong) > EXAMPLES else ""
+        raise ParamsError(
+            f"{_which(entry, number, where)}: the column {entry.kwargs[name]!r} holds text, but {option} has what YAML "
+            f"takes for something else without quotes: {told}{more}."
+        )
+
+
+def _misread(value: Any) -> str:
+    """What YAML made of a text, and what to write instead."""
+    if value is None or isinstance(value, bool):
+        kind, written = "nothing" if value is None else "a truth value", WRITTEN[value]
+    else:
+        kind, written = "a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}", (str(value),)
+    return f"{value} is {kind}, write {' or '.join(map(repr, written))}"
 
 
 def _build(entry: Expectation, number: int, module: Any, where: str) -> Any:

@@ -5,12 +5,18 @@ part that is meant to be unseen. Validation and test keep their natural counts.
 
 The split is by hash buckets. Each duplicate group (same bytes or same look, over all classes) has an anchor, the
 SHA-256 of its earliest image; read as a fraction in [0, 1) it falls into the bucket of test, validation or training.
-No list is kept and nothing depends on the other images or on the seed, so added images never move those that were
-there, and a group is never in two parts. The price: shares hold in expectation; of n groups a share p comes out within
-about 2 * sqrt(p * (1 - p) / n). Four things still move images: a class of three or more groups with an empty part gets
-one group moved there, which may go back once the class has grown; a class of one or two groups trains on all of them;
-a new image that looks like two old ones joins their groups; and a new image that is dated earlier than an old one like
-it (`cp -p`, `rsync -t` and `unzip` keep dates) becomes the anchor of their group.
+No list is kept, the seed doesn't count, and images of other groups seldom do; a group is never in two parts. The price:
+shares hold in expectation; of n groups a share p comes out within about 2 * sqrt(p * (1 - p) / n). What still moves
+images that were there:
+    - a class of three or more groups with an empty part gets one group moved there, which may go back once the class
+      has grown; a class of one or two groups trains on all of them;
+    - a new image that looks like two old ones joins their groups;
+    - a new image that is dated earlier than an old one like it (`cp -p`, `rsync -t` and `unzip` keep dates) becomes the
+      anchor of their group;
+    - where the earliest image of a group is deleted, or written anew and so dated later, another becomes the anchor of
+      the rest; where an image by which others were alike is deleted, their group falls apart;
+    - a group of more than 50 images that grows beyond half of a class, or beyond 1,000, is taken for a chain and
+      dissolved (`vision/duplicates.py`), and joined again once it isn't.
 
 Then a class with more than max_per_class training images is undersampled, and one with fewer than min_per_class is
 oversampled. Which images, the seed and the key decide, independently in each class.

@@ -199,7 +199,7 @@ def parts(table: pd.DataFrame, params: params.TrainParams) -> tuple[pd.DataFrame
 
     Raises:
         ParamsError: there is no such fold.
-        DataError: there are fewer duplicate groups than folds.
+        DataError: there are fewer duplicate groups than folds, or no class has as many images.
     """
     train, validation = table[table["part"] == "train"], table[table["part"] == "validation"]
     if not params.of_folds:
@@ -210,6 +210,11 @@ def parts(table: pd.DataFrame, params: params.TrainParams) -> tuple[pd.DataFrame
     groups = images["duplicate_group"].to_numpy()
     if len(np.unique(groups)) < params.of_folds:
         raise DataError(f"There are too few different images for folds = {params.of_folds}. Set fewer, or add images.")
+    if (largest := int(images["label"].value_counts().max())) < params.of_folds:
+        raise DataError(
+            f"There are too few images for folds = {params.of_folds}: the largest class has {largest} to train and "
+            f"validate on. Set fewer, or add images."
+        )
     fold = folds.assign_folds(images["label"].to_numpy(), groups, params.of_folds, params.seed)
     rest = images[fold != params.fold].copy()
     for label, group in rest.groupby("label"):

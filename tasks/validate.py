@@ -34,7 +34,6 @@ from tasks.vision.duplicates import (
     SIZEABLE_ANYWHERE,
     SIZEABLE_CLASS_SHARE,
     SIZEABLE_IMAGES,
-    SIZEABLE_SHARE,
     Duplicates,
     find_duplicates,
 )
@@ -201,10 +200,7 @@ def contract_tables(images: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _chains(sizes: list[int]) -> dict[str, Any]:
     shown = ", ".join(f"{size:,}" for size in sizes[:5])
-    allowed = (
-        f"at most {SIZEABLE_IMAGES} images, or {SIZEABLE_SHARE:.0%} of the data set and {SIZEABLE_CLASS_SHARE:.0%} of "
-        f"a class, up to {SIZEABLE_ANYWHERE:,}"
-    )
+    allowed = f"at most {SIZEABLE_IMAGES} images, or {SIZEABLE_CLASS_SHARE:.0%} of a class, up to {SIZEABLE_ANYWHERE:,}"
     return {
         "expectation": "size of near-duplicate groups",
         "severity": "warning",

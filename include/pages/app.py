@@ -280,6 +280,17 @@ class Ticked:
             key: Overruling(key, verdict, str(user.get_name()), when, self.note)
             for key in runs_ledger.keys_of(self.run, ledger, self.rows)
         }
+        # A verdict is about a picture, so its line takes the place of those on the picture's exact copies.
+        self.copies = runs_ledger.copies_of(self.run, self.given)
+
+    def theirs(self, there: Mapping[str, Overruling]) -> dict[str, Overruling]:
+        """What the file says of the ticked images, at their own keys or those of their exact copies."""
+        lines = sorted(there.items(), key=lambda line: line[0] in self.given)  # its own key's line counts
+        return {self.copies[key]: line for key, line in lines if key in self.copies}
+
+    def with_given(self, there: Mapping[str, Overruling], given: Mapping[str, Overruling]) -> dict[str, Overruling]:
+        """The file's lines and these of the ticked images', which replace what it says of the same pictures."""
+        return {key: line for key, line in there.items() if self.copies.get(key) not in given} | dict(given)
 
 
 @app.post("/{dag_id}/{run_id}/review", dependencies=[may_edit])
@@ -294,8 +305,9 @@ def review(ticked: Annotated[Ticked, Depends()]) -> Response:
             return _conflict(ticked, where, there, etag)
         given = ticked.given
         if ticked.both == "theirs":
-            given = {key: line for key, line in given.items() if key not in there}
-        if save_review(where, there | given, etag):
+            theirs = ticked.theirs(there)
+            given = {key: line for key, line in given.items() if key not in theirs}
+        if save_review(where, ticked.with_given(there, given), etag):
             images = "1 image is" if len(given) == 1 else f"{len(given)} images are"
             said = f"{images} overruled to {ticked.verdict} in {where}. The next run goes by it."
             return _page("saved.html.j2", {"run": ticked.run, "said": said, "lines": list(given.values())})
@@ -304,13 +316,14 @@ def review(ticked: Annotated[Ticked, Depends()]) -> Response:
 def _conflict(ticked: Ticked, where: str, there: dict[str, Overruling], etag: str | None) -> Response:
     """Show what the file says by now, and let the person choose: every line of the others stays in either case."""
     latest = max(there.values(), key=lambda line: line.when, default=None)
+    theirs = ticked.theirs(there)
     context = {
         "run": ticked.run,
         "ticked": ticked,
         "where": where,
         "latest": latest,
-        "both": [(line, there[key]) for key, line in ticked.given.items() if key in there],
-        "others": sum(key not in there for key in ticked.given),
+        "both": [(line, theirs[key]) for key, line in ticked.given.items() if key in theirs],
+        "others": sum(key not in theirs for key in ticked.given),
         "etag": etag or "",
         "token": _token(ticked.run, ticked.user),
     }
@@ -321,7 +334,7 @@ def _conflict(ticked: Ticked, where: str, there: dict[str, Overruling], etag: st
 def review_file(ticked: Annotated[Ticked, Depends()]) -> Response:
     """The review file with the ticked images' verdicts, to download; what is saved stays as it is."""
     there, _ = load_review(_review_uri(ticked.run))
-    return _download(review_csv(there | ticked.given), "review.csv")
+    return _download(review_csv(ticked.with_given(there, ticked.given)), "review.csv")
 
 
 @app.get("/{dag_id}/history", dependencies=[may_see])

@@ -1,6 +1,6 @@
 """The ledger of a run, to look through: filtered, a page at a time, with the thumbnails of the scan."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -113,6 +113,15 @@ def keys_of(run: Run, ledger: str, rows: list[int]) -> list[str]:
     if any(not 0 <= row < len(keys) for row in rows):
         raise NotFound("The run's ledger has no such row.")
     return [keys[row].as_py() for row in rows]
+
+
+def copies_of(run: Run, keys: Iterable[str]) -> dict[str, str]:
+    """Each image of the run's ledger with the same bytes as one of these, and that one; these are among them."""
+    table = run.artifact("resample").table("ledger.parquet", ["key", "sha256"])
+    asked = table.loc[table["key"].isin(set(keys)) & (table["sha256"].fillna("") != "")]
+    same = table.loc[table["sha256"].isin(asked["sha256"])]
+    copies = same["sha256"].map(asked.drop_duplicates("sha256").set_index("sha256")["key"])
+    return dict(zip(same["key"], copies, strict=True)) | {key: key for key in keys}
 
 
 def thumbnail(run: Run, ledger: str, row: int) -> bytes:

@@ -2,7 +2,8 @@
 
 Looks are compared by perceptual hashes of 64 bits. Two failings of such hashes are known, and both are met here: blank
 pictures all share one hash, so hashes that say nothing are not compared; and chains of alike pairs can join pictures
-that are nothing alike, so a group that grew to a sizeable part of the data set is dissolved and reported.
+that are nothing alike, so a group that grew to a sizeable part of a class is dissolved and reported. How much there is
+of other classes doesn't count: a group would be dissolved and joined again as they come and go, and its images move.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,9 @@ INFORMATIVE_BITS = range(8, 57)
 """Bits set in a hash that tells pictures apart. Half of a picture's 64 frequencies are above their median, fewer where
 many are equal; a picture of one colour, or a straight gradient, has none."""
 
-SIZEABLE_IMAGES, SIZEABLE_SHARE, SIZEABLE_CLASS_SHARE, SIZEABLE_ANYWHERE = 50, 0.05, 0.5, 1000
-"""A group of near duplicates with more images than the first is taken for a chain where it holds a larger share of the
-data set than the second or of a class than the third, and one with more images than the last in any case."""
+SIZEABLE_IMAGES, SIZEABLE_CLASS_SHARE, SIZEABLE_ANYWHERE = 50, 0.5, 1000
+"""A group of near duplicates with more images than the first is taken for a chain where it holds a larger share of a
+class than the second, and one with more images than the last in any case."""
 
 _PAIRS = 1_000_000  # held in memory at once
 
@@ -66,7 +67,7 @@ def find_duplicates(
     share = np.zeros(len(images))  # the largest that the group has of a class
     pairs, counts = np.unique(np.stack([looked, owner]), axis=1, return_counts=True)
     np.maximum.at(share, pairs[0], counts / np.bincount(owner)[pairs[1]] if len(counts) else counts)
-    large = (images > SIZEABLE_SHARE * len(sha256)) | (share > SIZEABLE_CLASS_SHARE) | (images > SIZEABLE_ANYWHERE)
+    large = (share > SIZEABLE_CLASS_SHARE) | (images > SIZEABLE_ANYWHERE)
     sizeable = (images > SIZEABLE_IMAGES) & large & (np.arange(len(images)) < len(looks))
     alone = sizeable[component]
     component[alone] = len(looks) + np.flatnonzero(alone)

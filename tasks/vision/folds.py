@@ -20,6 +20,9 @@ def assign_folds(labels: Integers, groups: Integers, folds: int, seed: int) -> n
         groups: its duplicate group [n].
         folds: how many, at least 2.
         seed: decides which groups go where.
+
+    Raises:
+        ValueError: there are fewer groups than folds, or no label has as many images.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 

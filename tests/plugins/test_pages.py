@@ -315,6 +315,34 @@ def test_overruling_names_who_when_and_why(browser: Browser, make_run: Make, dat
     assert "Review: illustration by kim" in text(browser("viewer").get(address(f"{RUN}/ledger")).text)
 
 
+def test_a_verdict_replaces_those_on_exact_copies(browser: Browser, make_run: Make, data: Path) -> None:
+    make_run()
+    (data / "review.csv").write_text("key,verdict\nL2_10/0001.jpg,photo\nL2_10/0020.jpg,photo\n")
+    form = Form(browser("kim"))
+    downloaded = form.send(["L2_10/0000.jpg"], "illustration", to="review.csv").content
+    assert form.send(["L2_10/0000.jpg"], "illustration").status_code == 200
+    written = (data / "review.csv").read_bytes()
+    for file in (downloaded, written):
+        assert read_review(file, "it") == {"L2_10/0000.jpg": "illustration", "L2_10/0020.jpg": "photo"}
+
+
+@pytest.mark.parametrize(("both", "kept"), [("theirs", "L2_10/0001.jpg"), ("mine", "L2_10/0000.jpg")])
+def test_a_colleagues_verdict_on_an_exact_copy_is_shown_first(
+    browser: Browser, make_run: Make, data: Path, both: str, kept: str
+) -> None:
+    make_run()
+    form, where = Form(browser("kim")), f"{data}/review.csv"
+    assert save_review(where, {"L2_10/0001.jpg": Overruling("L2_10/0001.jpg", "photo", "lee")}, None)
+    answer = form.send(["L2_10/0000.jpg", "L2_10/0006.jpg"], "illustration")
+    assert answer.status_code == 409
+    assert "L2_10/0000.jpg illustration photo lee" in text(answer.text)
+    assert "add my other 1" in text(answer.text)
+    seen = re.search(r'name="seen" value="([^"]*)"', answer.text)
+    assert seen
+    form.send(["L2_10/0000.jpg", "L2_10/0006.jpg"], "illustration", seen=html.unescape(seen[1]), both=both)
+    assert sorted(load_review(where)[0]) == [kept, "L2_10/0006.jpg"]
+
+
 def test_the_runs_review_param_says_where(browser: Browser, make_run: Make, tmp_path: Path, data: Path) -> None:
     make_run(record={"params": {"review": f"{tmp_path}/mine.csv"}})
     assert Form(browser("kim")).send(["L2_10/0006.jpg"], "photo").status_code == 200

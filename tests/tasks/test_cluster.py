@@ -30,12 +30,13 @@ def picture(photo: bool, seed: int) -> tuple[np.ndarray, bytes]:
 def make(store: LocalStore, tmp_path: Path) -> Callable[[dict[str, tuple[int, int]]], Made]:
     """Artifacts of `scan` (two shards) and `validate` with so many drawings and photographs in each class.
 
-    A photograph's key ends in "p.jpg". One image more of each class is quarantined.
+    A photograph's key ends in "p.jpg". One image more of each class is quarantined. `copies`: keys of images that are
+    duplicates, with the kept image that each is a copy of.
     """
     folder = tmp_path / "by-hand"
     folder.mkdir()
 
-    def made(classes: dict[str, tuple[int, int]]) -> Made:
+    def made(classes: dict[str, tuple[int, int]], copies: dict[str, str] | None = None) -> Made:
         rows = [
             (
                 f"{name}/{number:03}{'p' if number >= drawings else 'd'}.jpg",
@@ -62,8 +63,17 @@ def make(store: LocalStore, tmp_path: Path) -> Callable[[dict[str, tuple[int, in
             shards.append(committed(out, "scan", {"snapshot": snapshot.key}, shard=shard, shards=2))
         images = pd.DataFrame({"key": [row[0] for row in rows], "class": [row[1] for row in rows], "verdict": "kept"})
         broken = [{"key": f"{name}/broken.jpg", "class": name, "verdict": "quarantined"} for name in classes]
+        table = pd.concat([images, pd.DataFrame(broken)]).sort_values("key", ignore_index=True)
+        table["exact_group"] = np.where(table["verdict"] == "kept", np.arange(len(table)), -1)
+        # A copy of a kept image: another key of its exact group, which validate left out.
+        same = pd.DataFrame(
+            [{"key": key, "verdict": "duplicate", "copy_of": original} for key, original in (copies or {}).items()],
+            columns=["key", "verdict", "copy_of"],
+        )
+        same = same.merge(table[["key", "class", "exact_group"]].rename(columns={"key": "copy_of"}), on="copy_of")
+        table = pd.concat([table, same.drop(columns="copy_of")]).sort_values("key", ignore_index=True)
         out = output(folder, store, "validate")
-        out.table("images.parquet", pd.concat([images, pd.DataFrame(broken)]).sort_values("key", ignore_index=True))
+        out.table("images.parquet", table)
         return {"validate": committed(out, "validate"), "scan": list(shards)}
 
     return made
@@ -141,6 +151,38 @@ def test_a_person_overrules(make: Callable[..., Made], run_step: RunStep, tmp_pa
     # A class in which only a person saw a photograph shows it too.
     assert after.table("classes.parquet").set_index("class")["contaminated"].to_dict()["L2_10"]
     assert ["L2_10/003d.jpg"] in [sheet["keys"] for sheet in after.json("sheets.json")]
+
+
+COPIES = {"L2_12/new.jpg": "L2_12/020p.jpg", "L2_12/old.jpg": "L2_12/020p.jpg", "L2_10/old.jpg": "L2_10/003d.jpg"}
+
+
+def test_a_verdict_on_a_copy_counts_for_the_picture(
+    make: Callable[..., Made], run_step: RunStep, tmp_path: Path
+) -> None:
+    given, review = make(MIXED, COPIES), tmp_path / "review.csv"
+    review.write_text(
+        "key,verdict\nL2_12/old.jpg,illustration\nL2_10/003d.jpg,photo\nL2_10/old.jpg,photo\ngone.jpg,photo\n"
+    )
+    made = run_step("cluster", given, review=str(review))
+    table = verdicts(made)
+    assert table.loc["L2_12/020p.jpg", ["verdict", "decided_by"]].tolist() == ["illustration", "person"]
+    assert table.loc["L2_12/020p.jpg", "reasons"].startswith(
+        "the review file says so of its copy L2_12/old.jpg; clustering said photo: "
+    )
+    assert table.loc["L2_10/003d.jpg", "reasons"].startswith("the review file says so; clustering said illustration: ")
+    assert (table["decided_by"] == "person").sum() == 2
+    assert (made.metrics["reviewed"], made.metrics["reviewed_without_image"]) == (2, 1)
+
+
+def test_copies_of_one_picture_have_one_verdict(make: Callable[..., Made], run_step: RunStep, tmp_path: Path) -> None:
+    review = tmp_path / "review.csv"
+    review.write_text("key,verdict\nL2_12/old.jpg,illustration\nL2_12/new.jpg,photo\n")
+    said = (
+        r"review\.csv gives one picture two verdicts: 'L2_12/old.jpg' is illustration, and 'L2_12/new.jpg', the same "
+        r"bytes, is photo; leave one"
+    )
+    with pytest.raises(DataError, match=said):
+        run_step("cluster", make(MIXED, COPIES), review=str(review))
 
 
 def test_a_review_file_beside_the_data_set_is_found(

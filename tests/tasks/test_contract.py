@@ -77,6 +77,39 @@ def test_an_expectation_that_cannot_be_checked_is_named(change: dict[str, Any], 
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            "ExpectColumnDistinctValuesToEqualSet, kwargs: {column: class, value_set: [0, 1, a]}",
+            r"\(ExpectColumnDistinctValuesToEqualSet of classes\.class\): the column 'class' holds text, but value_set "
+            r"has .*: 0 is a number, write '0'; 1 is a number, write '1'\.",
+        ),
+        (
+            "ExpectColumnValuesToBeInSet, kwargs: {column: class, value_set: [no, on, ~, 2026-01-04]}",
+            "False is a truth value, write 'no' or 'off' or 'false'; True is .*'yes' or 'on' .*; None is nothing.*; "
+            "2026-01-04 is a date, write '2026-01-04'",
+        ),
+        ("ExpectColumnValuesToNotBeInSet, kwargs: {column: class, value_set: [0, 1, 2, 3, 4, 5, 6]}", "; and 2 more"),
+        (
+            "ExpectColumnPairValuesToBeInSet, kwargs: {column_A: usable, column_B: class, value_pairs_set: [[1, 2]]}",
+            "the column 'class' .* value_pairs_set has .*: 2 is a number, write '2'",
+        ),
+    ],
+)
+def test_a_value_that_yaml_takes_for_no_text_is_named(change: str, said: str) -> None:
+    text = f"expectations: [{{meaning: Known classes., severity: error, table: classes, expectation: {change}}}]"
+    entries = contract.parse_suite(text.encode(), "mine.yaml")
+    with pytest.raises(ParamsError, match=rf"Expectation 1 in mine\.yaml.*{said}"):
+        contract.check(entries, TABLES, "mine.yaml")
+
+
+def test_a_column_of_numbers_takes_numbers() -> None:
+    entry = ENTRY | {"expectation": "ExpectColumnValuesToBeInSet", "kwargs": {"column": "width", "value_set": [8, 300]}}
+    (result,) = contract.check(suite(entry), TABLES, "mine.yaml")
+    assert result["success"]
+
+
+@pytest.mark.parametrize(
     ("change", "success", "observed", "allowed"),
     [
         ({}, False, "1 of 3 images (a/2.jpg: 8)", "at least 32"),

@@ -228,6 +228,7 @@ def test_a_fold_validates_its_own_images_and_trains_on_the_rest(resampled: Resam
     [
         ({"fold": 4, "of_folds": 3}, ParamsError, "fold = 4: there are the folds 1 to 3"),
         ({"fold": 1, "of_folds": 20}, DataError, "too few different images for folds = 20"),
+        ({"fold": 1, "of_folds": 8}, DataError, "too few images for folds = 8: the largest class has 6 to train"),
     ],
 )
 def test_a_fold_that_cannot_be(asked, error, said, resampled: Resampled, run_step):

@@ -110,6 +110,16 @@ def test_a_group_that_swallows_a_class_is_dissolved_and_a_large_one_beside_other
     assert len(set(found.group[100:160])) == 1
 
 
+def test_what_there_is_of_other_classes_dissolves_no_group() -> None:
+    one, *others = (int(value) for value in hashes(3200, seed=2))
+    for more in (0, 100, 3000):
+        looks = [*[one] * 60, *others[: 140 + more]]
+        classes = [*["series"] * 200, *["other"] * more]
+        found = find_duplicates([sha(each) for each in range(len(looks))], hexes(looks), bits=4, classes=classes)
+        assert found.dissolved == []
+        assert set(found.group[:60]) == {0}
+
+
 def test_no_group_grows_beyond_a_number_however_much_there_is() -> None:
     one, others = int(hashes(1)[0]), hashes(29_000, seed=1)
     found = find_duplicates([sha(each) for each in range(30_001)], hexes([*[one] * 1001, *others]), bits=0)
