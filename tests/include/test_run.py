@@ -113,7 +113,7 @@ def test_a_folder_that_can_not_be_written(
     home.touch()
     monkeypatch.chdir(home.parent)
     assert run.main(["--dataset", "pictures"]) != 0
-    assert f"gesso: make run: [Errno 20] Not a directory: '{home}/airflow-run'" in capsys.readouterr().err
+    assert f"gesso: make run: there is no such file ({home}/airflow-run: Not a directory)" in capsys.readouterr().err
 
 
 def test_no_task_needs_an_asset_that_only_a_scheduler_could_retire(monkeypatch: pytest.MonkeyPatch) -> None:
