@@ -3,7 +3,7 @@
     approval = Approval(task_id="approve", inputs={…}).output
     promote = step("promote", given=approval, …)
 
-The task returns params for the step `promote`, none where nobody had to be asked.
+The task returns params for the step `promote`, none where the run wants no approval.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,9 @@ ANSWERS = {"approve": APPROVE, "hold": HOLD}
 class Approval(HITLOperator):
     """Asks whether to promote, where the run's params want that and the model passes every other check.
 
-    Returns `{"approval": {answer, by, note}}`, a param of the step `promote`; {} where nobody had to be asked. In a
-    backfill and where nobody is there (`GESSO_ATTENDED=no`) the default answer counts at once.
+    Returns `{"approval": {answer, by, note}}`, a param of the step `promote`; {} where the run's params don't want
+    that. A model that fails a check, or is in use already, is held without a question. In a backfill and where nobody
+    is there (`GESSO_ATTENDED=no`) the default answer counts at once.
 
     Args:
         inputs: the URI, or URIs, of each input artifact of `promote`.
@@ -58,10 +59,13 @@ class Approval(HITLOperator):
             section = section_of("promote", context, {"promote": False})
             preview = execute("promote", input_uris(self.inputs), section, settings().store_uri).artifact
             decision = preview.json("decision.json")
+        # A hold, not {}: `promote`, run again, may meet another champion, and would promote what nobody was asked for.
+        if decision["in_use"]:
+            return _answered("hold", "nobody was asked, since this very model is in use already")
         checks = [check for check in decision["reasons"] if check["check"] != "allowed"]
         if failed := [check["message"] for check in checks if not check["passed"]]:
-            print("Nobody is asked: the model fails a check. " + " ".join(failed), flush=True)
-            return {}
+            print("The model fails a check. " + " ".join(failed), flush=True)
+            return _answered("hold", "nobody was asked, since the model failed a check")
         if not settings().attended or context["dag_run"].run_type == "backfill":
             return _answered(params.approval_default, "nobody could be asked")
         self.defaults = [ANSWERS[params.approval_default]]
