@@ -15,6 +15,7 @@ from airflow.sdk import Param
 
 from include.links import report_url
 from include.steps import failing_well, input_uris, run_params, section_of
+from tasks.core.errors import GessoError
 from tasks.core.settings import settings
 from tasks.core.step import execute
 
@@ -50,7 +51,12 @@ class Approval(HITLOperator):
         self.inputs = inputs
 
     def execute(self, context: Any) -> Any:
-        """Ask, or say why nobody is asked."""
+        """Ask, or say why nobody is asked.
+
+        Raises:
+            AirflowFailException: no decision can be made, or Airflow shows the question of an earlier try.
+            GessoError: as before, and another try may help.
+        """
         with failing_well("approve"):
             params = run_params()
             if not (params.require_approval and section_of("promote", context, {}).model_dump()["promote"]):
@@ -72,7 +78,40 @@ class Approval(HITLOperator):
         self.response_timeout = timedelta(hours=params.approval_hours)
         run = context["dag_run"]
         self.body = question(decision, report_url(run.dag_id, run.run_id))
+        print(self.body, flush=True)
+        with failing_well("approve"):
+            self._check_what_is_shown(context["ti"].id)
         return super().execute(context)
+
+    def _check_what_is_shown(self, ti_id: Any) -> None:
+        """Send the question, and look at what Airflow keeps: the task's first one, which no call can change.
+
+        The operator sends it once more, which changes nothing, and doesn't look at the reply.
+
+        Raises:
+            GessoError: Airflow shows another question.
+        """
+        # In a task they are there; where the DAG is parsed they would be too much.
+        from airflow.sdk.execution_time import task_runner
+        from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
+
+        sent = CreateHITLDetailPayload(
+            ti_id=ti_id,
+            options=self.options,
+            subject=self.subject,
+            body=self.body,
+            defaults=self.defaults,
+            multiple=self.multiple,
+            params=self.serialized_params,
+            assigned_users=[],
+        )
+        shown: Any = task_runner.SUPERVISOR_COMMS.send(sent)
+        if any(getattr(shown, each) != getattr(sent, each) for each in ("subject", "body", "options", "defaults")):
+            raise GessoError(
+                "Airflow still shows the question of the first time, and can't change it: an answer would go by other "
+                "scores, checks or another default than those of now, which are in this task's log. Trigger a new run: "
+                "it reuses what is made, and asks anew."
+            )
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
         """Take the answer, or the default after the timeout."""
