@@ -3,7 +3,7 @@
     approval = Approval(task_id="approve", inputs={…}).output
     promote = step("promote", given=approval, …)
 
-The task returns params for the step `promote`, none where nobody had to be asked.
+The task returns params for the step `promote`, none where the run wants no approval.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from airflow.sdk import Param
 
 from include.links import report_url
 from include.steps import failing_well, input_uris, run_params, section_of
+from tasks.core.errors import GessoError
 from tasks.core.settings import settings
 from tasks.core.step import execute
 
@@ -26,8 +27,9 @@ ANSWERS = {"approve": APPROVE, "hold": HOLD}
 class Approval(HITLOperator):
     """Asks whether to promote, where the run's params want that and the model passes every other check.
 
-    Returns `{"approval": {answer, by, note}}`, a param of the step `promote`; {} where nobody had to be asked. In a
-    backfill and where nobody is there (`GESSO_ATTENDED=no`) the default answer counts at once.
+    Returns `{"approval": {answer, by, note}}`, a param of the step `promote`; {} where the run's params don't want
+    that. A model that fails a check, or is in use already, is held without a question. In a backfill and where nobody
+    is there (`GESSO_ATTENDED=no`) the default answer counts at once.
 
     Args:
         inputs: the URI, or URIs, of each input artifact of `promote`.
@@ -49,7 +51,12 @@ class Approval(HITLOperator):
         self.inputs = inputs
 
     def execute(self, context: Any) -> Any:
-        """Ask, or say why nobody is asked."""
+        """Ask, or say why nobody is asked.
+
+        Raises:
+            AirflowFailException: no decision can be made, or Airflow shows the question of an earlier try.
+            GessoError: as before, and another try may help.
+        """
         with failing_well("approve"):
             params = run_params()
             if not (params.require_approval and section_of("promote", context, {}).model_dump()["promote"]):
@@ -58,17 +65,53 @@ class Approval(HITLOperator):
             section = section_of("promote", context, {"promote": False})
             preview = execute("promote", input_uris(self.inputs), section, settings().store_uri).artifact
             decision = preview.json("decision.json")
+        # A hold, not {}: `promote`, run again, may meet another champion, and would promote what nobody was asked for.
+        if decision["in_use"]:
+            return _answered("hold", "nobody was asked, since this very model is in use already")
         checks = [check for check in decision["reasons"] if check["check"] != "allowed"]
         if failed := [check["message"] for check in checks if not check["passed"]]:
-            print("Nobody is asked: the model fails a check. " + " ".join(failed), flush=True)
-            return {}
+            print("The model fails a check. " + " ".join(failed), flush=True)
+            return _answered("hold", "nobody was asked, since the model failed a check")
         if not settings().attended or context["dag_run"].run_type == "backfill":
             return _answered(params.approval_default, "nobody could be asked")
         self.defaults = [ANSWERS[params.approval_default]]
         self.response_timeout = timedelta(hours=params.approval_hours)
         run = context["dag_run"]
         self.body = question(decision, report_url(run.dag_id, run.run_id))
+        print(self.body, flush=True)
+        with failing_well("approve"):
+            self._check_what_is_shown(context["ti"].id)
         return super().execute(context)
+
+    def _check_what_is_shown(self, ti_id: Any) -> None:
+        """Send the question, and look at what Airflow keeps: the task's first one, which no call can change.
+
+        The operator sends it once more, which changes nothing, and doesn't look at the reply.
+
+        Raises:
+            GessoError: Airflow shows another question.
+        """
+        # In a task they are there; where the DAG is parsed they would be too much.
+        from airflow.sdk.execution_time import task_runner
+        from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
+
+        sent = CreateHITLDetailPayload(
+            ti_id=ti_id,
+            options=self.options,
+            subject=self.subject,
+            body=self.body,
+            defaults=self.defaults,
+            multiple=self.multiple,
+            params=self.serialized_params,
+            assigned_users=[],
+        )
+        shown: Any = task_runner.SUPERVISOR_COMMS.send(sent)
+        if any(getattr(shown, each) != getattr(sent, each) for each in ("subject", "body", "options", "defaults")):
+            raise GessoError(
+                "Airflow still shows the question of the first time, and can't change it: an answer would go by other "
+                "scores, checks or another default than those of now, which are in this task's log. Trigger a new run: "
+                "it reuses what is made, and asks anew."
+            )
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
         """Take the answer, or the default after the timeout."""

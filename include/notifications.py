@@ -48,6 +48,8 @@ def tell_failure(context: Any) -> None:
 async def tell_late(context: Any) -> None:
     """Say that a run has not ended in time. The triggerer calls it, with a context of plain values."""
     run = context["dag_run"]
+    if run.get("end_date"):  # Airflow keeps the deadline of a run that failed
+        return
     text = f"It has not ended within {settings().deadline_hours:g} hours. Look at what it waits for."
     await sync_to_async(tell)(run["dag_id"], run["dag_run_id"], "late", text)
 

@@ -106,7 +106,8 @@ def enough_new(snapshot: str) -> str | list[str]:
             return ["scan_shards", "trainings"]
         from tasks.new_images import since_champion  # it imports pandas, too much for where the DAG is parsed
 
-        news = since_champion(open_store(settings().store_uri), Artifact.open(snapshot), params.review)
+        store, instant = open_store(settings().store_uri), params.as_of or as_of(context)
+        news = since_champion(store, Artifact.open(snapshot), params.review, instant)
         if news is None or news.is_enough(params.min_new_images):
             print(f"Since the champion's snapshot: {news or 'not known'}. Going on.", flush=True)
             return ["scan_shards", "trainings"]

@@ -10,7 +10,8 @@ It does if it passes every check:
                  one image makes (1 of n) where that is more
   allowed        promote is on for this run
   withdrawn      (where it is) nobody took it out of use by `gesso rollback`
-  approval       where a person had to be asked: the answer is to promote
+  approval       where the run wants a person's approval: the answer is to promote; it is to hold where nobody was
+                 asked, since the model failed a check or is in use already
 
 Both models are judged on the same images: this run's test part, without what the champion was trained or validated on,
 and without duplicates of that (where the split was drawn anew, it would be asked about images that it has learnt). A
@@ -222,7 +223,7 @@ WITHDRAWN = Check(
 
 
 def check_approval(approval: params.Answer) -> Check:
-    """Whether the person who was asked wants it."""
+    """Whether the person who was asked wants it, or what counts instead."""
     passed = approval.answer == "approve"
     note = f" “{approval.note}”" if approval.note else ""
     message = f"{approval.by}: {approval.answer}.{note}"

@@ -408,7 +408,7 @@ class PromoteShared(Resampled):
 
 
 class PromoteParams(PromoteShared):
-    approval: Answer | None = Field(None, description="What was answered, where somebody had to be asked.")
+    approval: Answer | None = Field(None, description="What was answered, where the run wants an approval.")
 
 
 SEARCHED = {

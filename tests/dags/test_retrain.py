@@ -285,9 +285,16 @@ def test_a_model_that_fails_a_check_needs_no_approval(
     asked = {"require_approval": True, "min_macro_f1": 1}
     run = retrain.test(run_conf={**CONF, "dataset": str(pictures), **asked}, logical_date=None)
     assert run.state == "success"
-    assert "Nobody is asked: the model fails a check. Macro F1 on the test part is" in capfd.readouterr().out
-    (promote,) = read_record(store, "retrain", run.run_id)["steps"]["promote"]
-    assert Artifact.open(promote["artifact"]).json("decision.json")["approval"] is None
+    assert "The model fails a check. Macro F1 on the test part is" in capfd.readouterr().out
+    steps = read_record(store, "retrain", run.run_id)["steps"]
+    decision = Artifact.open(steps["promote"][0]["artifact"]).json("decision.json")
+    unasked = "nobody was asked, since the model failed a check"
+    assert decision["approval"] == {"answer": "hold", "by": unasked, "note": ""}
+    assert [reason["check"] for reason in decision["reasons"] if not reason["passed"]] == ["floor", "approval"]
+    assert (
+        f"<b>approval</b> {unasked}: hold."
+        in Artifact.open(steps["report"][0]["artifact"]).path("report.html").read_text()
+    )
 
 
 @pytest.mark.usefixtures("trained")

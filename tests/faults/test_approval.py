@@ -6,7 +6,8 @@ import pytest
 
 from include.approval import question
 from tasks.core.artifacts import Artifact
-from tasks.core.champion import read_champion
+from tasks.core.champion import Champion, champion_key, move_champion, read_champion
+from tasks.core.runs import read_record
 from tests.faults.conftest import Airflow, Run, wait_for
 
 ASKED: dict[str, Any] = {"require_approval": True, "min_macro_f1": 0}
@@ -48,6 +49,16 @@ def test_hold_then_nobody_answers_then_approve(airflow: Airflow) -> None:
     late.succeeds()
     assert decision(late)["verdict"] == "HOLD"
     assert decision(late)["approval"] == {"answer": "hold", "by": "nobody answered in time", "note": ""}
+
+    # Cleared, it would ask about another champion by now; Airflow still has the first question.
+    assert move_champion(airflow.store, name, Champion(f"{airflow.store_uri}/gone", None, "2026-01-01"), None)
+    clear = {"dag_run_id": late.run_id, "task_ids": ["approve"], "include_downstream": True, "only_failed": False}
+    airflow.ask("POST", "/api/v2/dags/retrain/clearTaskInstances", {**clear, "dry_run": False})
+    wait_for(lambda: late.state == "failed", "the end of the run", pause=1)
+    assert late.task("approve")["try_number"] == 2
+    (failure,) = read_record(airflow.store, "retrain", late.run_id)["failed"]["approve"]
+    assert failure["message"].startswith("Airflow still shows the question of the first time")
+    airflow.store.delete(champion_key(name))
 
     approved = airflow.trigger(**ASKED, approval_hours=1)
     answer(approved, "Approve", "")

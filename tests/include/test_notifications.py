@@ -90,6 +90,12 @@ def test_a_late_run_is_told_of(store: LocalStore, received: Received) -> None:
     assert len(received) == 2
 
 
+def test_a_run_that_failed_in_time_is_not_late(store: LocalStore, received: Received) -> None:
+    ended = {"state": "failed", "end_date": "2026-01-05T00:00:00Z"}
+    asyncio.run(tell_late({"dag_run": {"dag_id": "retrain", "dag_run_id": "broken", **ended}}))
+    assert not received
+
+
 @pytest.mark.parametrize(("broken", "other"), [("SMTP_DEFAULT", "slack"), ("SLACKWEBHOOK_DEFAULT", "mail")])
 def test_one_way_that_fails_keeps_no_other_from_being_tried(
     store: LocalStore, received: Received, monkeypatch: pytest.MonkeyPatch, broken: str, other: str

@@ -63,6 +63,18 @@ def test_a_step_that_is_made_again_has_no_report_yet(task: Begin, store: Store) 
     assert list(record_of(store)["steps"]) == ["snapshot", "train"]
 
 
+@pytest.mark.parametrize("as_of", [None, datetime(2026, 1, 7, tzinfo=UTC)])
+def test_a_scheduled_run_weighs_what_is_new_at_its_instant(
+    as_of: datetime | None, task: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr("tasks.new_images.since_champion", lambda *given: asked.append(given[-1]))
+    monkeypatch.setattr(Artifact, "open", lambda uri: uri)
+    task(as_of=as_of)
+    steps.enough_new.function("snapshot")
+    assert asked == [as_of or RUN["data_interval_end"]]
+
+
 def test_a_failure_that_another_try_mended_is_forgotten(task: Begin, store: Store) -> None:
     end(task(), "snapshot")
     fail("enough_new")

@@ -1,5 +1,7 @@
+import os
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -31,13 +33,18 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def trained(store: LocalStore, pictures: Path, tmp_path: Path, run_step: RunStep) -> Artifact:
     """The champion, trained on the pictures as they are."""
-    (tmp_path / "made").mkdir()
-    snapshot = run_step("snapshot", dataset=str(pictures))
+    return crown(store, run_step("snapshot", dataset=str(pictures)), tmp_path / "made")
+
+
+def crown(store: LocalStore, snapshot: Artifact, folder: Path) -> Artifact:
+    """Make a model of this snapshot the champion."""
+    folder.mkdir()
     made: dict[str, Artifact] = {"snapshot": snapshot}
     for name, inputs in (("cluster", ()), ("resample", ("snapshot", "cluster")), ("train", ("resample",))):
         given = {each: made[each].key for each in inputs}
-        made[name] = make(store, name, lambda _: None, tmp_path / "made", inputs=given, observed=None)
-    assert move_champion(store, str(pictures), Champion(made["train"].uri, None, "2026-01-01"), None)
+        made[name] = make(store, name, lambda _: None, folder, inputs=given, observed=None)
+    dataset = snapshot.json("snapshot.json")["dataset"]
+    assert move_champion(store, dataset, Champion(made["train"].uri, None, "2026-01-01"), None)
     return made["train"]
 
 
@@ -67,6 +74,25 @@ def test_a_changed_class_is_enough(store: LocalStore, pictures: Path, trained: A
     assert news is not None
     assert (news.data.new_classes, news.data.gone_classes) == (["c"], ["b"])
     assert news.is_enough(1000)
+
+
+def test_what_came_after_the_instant_of_a_run_is_not_gone(
+    store: LocalStore, pictures: Path, run_step: RunStep, tmp_path: Path
+) -> None:
+    draw(pictures / "c" / "6.png", 6)
+    days = {number: datetime(2026, 1, 1 + number, tzinfo=UTC) for number in range(7)}
+    for path in pictures.rglob("*.png"):
+        os.utime(path, (days[int(path.stem)].timestamp(),) * 2)
+    crown(store, run_step("snapshot", dataset=str(pictures)), tmp_path / "made")
+    earlier = run_step("snapshot", dataset=str(pictures), as_of=days[3])
+    news = since_champion(store, earlier, "", days[3])
+    assert news == News(Difference(4, 0, 0, 0, [], [], later=3), review_edited=False)
+    assert str(news) == "0 new images, 0 changed, 0 gone, 3 came after the instant that this run sees"
+    assert not news.is_enough(1)
+
+    (pictures / "a" / "0.png").unlink()
+    news = since_champion(store, run_step("snapshot", dataset=str(pictures), as_of=days[3]), "", days[3])
+    assert news == News(Difference(3, 0, 0, 1, [], [], later=3), review_edited=False)
 
 
 def test_an_edited_review_is_enough(
