@@ -155,6 +155,7 @@ def a_run(
          "newest": "2022-07-29T12:34:56+00:00"},
     )  # fmt: skip
     listed = images[["key", "class", "bytes", "etag"]].assign(version=pd.array([None] * len(images), "str"))
+    listed["modified"] = pd.Timestamp("2022-07-29", tz="UTC")
     out.table("images.parquet", listed)
     out.metrics = {"images": len(images)}
     made["snapshot"] = committed(out, "snapshot")

@@ -81,7 +81,7 @@ def test_an_option_that_can_not_be_used_is_named(
     [
         ("cluster", "any class may. With commas between them, or a JSON list. (default: [])"),
         ("report", "Empty: no search. A JSON object. (default: {})"),
-        ("promote", "had to be asked. A JSON object. (default: None)"),
+        ("promote", "the run wants an approval. A JSON object. (default: None)"),
     ],
 )
 def test_help_says_how_to_write_a_value(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
