@@ -108,9 +108,9 @@ class Approval(HITLOperator):
         shown: Any = task_runner.SUPERVISOR_COMMS.send(sent)
         if any(getattr(shown, each) != getattr(sent, each) for each in ("subject", "body", "options", "defaults")):
             raise GessoError(
-                "Airflow still shows the question of the first time, and can't change it: an answer would go by other "
-                "scores, checks or another default than those of now, which are in this task's log. Trigger a new run: "
-                "it reuses what is made, and asks anew."
+                "Airflow still shows the question of the first time, and can't change it: its scores, checks or "
+                "default are no longer those of this model, which are in this task's log. Trigger a new run: it reuses "
+                "what is made, and asks anew."
             )
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:

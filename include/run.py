@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from include.defaults import default_params
 from include.environment import ROOT, airflow_environment, airflow_home
-from include.steps import DONE, FAILED
+from include.steps import DONE, FAILED, stop
 from tasks.core.artifacts import PROGRESS, Artifact
 from tasks.core.errors import STOPPED, WORDS, GessoError, ParamsError
 from tasks.core.local_store import explained
@@ -127,16 +127,20 @@ def _run_airflow(conf: dict[str, Any], home: Path, lock: TextIO) -> str:
             pass_fds=[lock.fileno()],  # Airflow may outlive this process, where that is killed
         ) as process,
     ):
-        for line in process.stdout or ():
-            file.write(line)
-            if line.startswith(DONE):
-                print("\r\033[K" * sys.stdout.isatty() + line.removeprefix(DONE).rstrip(), flush=True)
-            elif line.startswith(PROGRESS) and sys.stdout.isatty():
-                print("\r\033[K  " + line.removeprefix(PROGRESS).rstrip()[:100], end="", flush=True)
-            elif line.startswith(FAILED):
-                reason = line.removeprefix(FAILED).rstrip()
-            elif line.startswith(RUN_ID):
-                run_id = line.removeprefix(RUN_ID).rstrip()
+        try:
+            for line in process.stdout or ():
+                file.write(line)
+                if line.startswith(DONE):
+                    print("\r\033[K" * sys.stdout.isatty() + line.removeprefix(DONE).rstrip(), flush=True)
+                elif line.startswith(PROGRESS) and sys.stdout.isatty():
+                    print("\r\033[K  " + line.removeprefix(PROGRESS).rstrip()[:100], end="", flush=True)
+                elif line.startswith(FAILED):
+                    reason = line.removeprefix(FAILED).rstrip()
+                elif line.startswith(RUN_ID):
+                    run_id = line.removeprefix(RUN_ID).rstrip()
+        except KeyboardInterrupt:  # Airflow takes it for a failure of the task, and would go on with others
+            stop(process)
+            raise
     if process.returncode != 0:
         raise GessoError(reason or f"The run failed outside Gesso's steps; see the end of {log}.")
     return run_id

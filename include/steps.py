@@ -296,7 +296,7 @@ def _execute_apart(name: str, inputs: Mapping[str, str | Sequence[str]], params:
                     words = last.removeprefix(WORDS) if last.startswith(WORDS) else words
                     print(line.rstrip(), flush=True)
             except BaseException:  # the task's time is up, say: else the process would be waited for, however long
-                _stop(process)
+                stop(process)
                 raise
         if process.returncode != 0:
             raise _failure(name, process.returncode, words, last)
@@ -304,7 +304,7 @@ def _execute_apart(name: str, inputs: Mapping[str, str | Sequence[str]], params:
     return Result(Artifact.open(result["uri"]), result["reused"])
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
+def stop(process: subprocess.Popen[str]) -> None:
     """End a process: it is asked to, and has some time to keep its checkpoint."""
     process.terminate()
     try:

@@ -196,7 +196,7 @@ def carried(review: dict[str, str], images: pd.DataFrame, where: str) -> dict[st
 def overrule(verdicts: pd.DataFrame, review: dict[str, str], carried: dict[str, str], out: Output) -> None:
     """Let a person's verdicts replace the clustering's, in place; count those that meet no image."""
     named = {copy: key for key, copy in carried.items()} | {key: key for key, copy in carried.items() if key == copy}
-    line = verdicts["key"].map(named).dropna()
+    line = verdicts["key"].map(named).dropna().astype("str")  # of an empty one pandas makes numbers
     reviewed = line.index
     says = "the review file says so" + (" of its copy " + line).where(line != verdicts.loc[reviewed, "key"], "")
     before = verdicts.loc[reviewed, "verdict"] + ": " + verdicts.loc[reviewed, "reasons"]

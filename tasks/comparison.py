@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from tasks.core.artifacts import Artifact, Inputs
-from tasks.core.errors import DataError, NotFound
+from tasks.core.errors import Archived, DataError, NotFound
 from tasks.core.params import PromoteParams
 from tasks.core.settings import settings
 from tasks.core.store import Store, open_store
@@ -182,7 +182,7 @@ def fresh_batches(store: Store, test: pd.DataFrame, size: int) -> Batches:
             if hashlib.sha256(data).hexdigest() != image.sha256:
                 return None
             return images.resize(images.open_image(data, max_pixels=MAX_PIXELS, min_side=size).pixels, size)
-        except (DataError, NotFound):
+        except (Archived, DataError, NotFound):
             return None
 
     with ThreadPoolExecutor(settings().threads) as pool:

@@ -118,7 +118,10 @@ def main(words: list[str]) -> int:
     if options.delete:
         print(f"Removed from {store.uri}: what no run needs and is {age}.", file=sys.stderr)
     else:
-        print(f"Nothing was removed. --delete would remove this from {store.uri}; all of it is {age}.", file=sys.stderr)
+        print(
+            f"Nothing was removed. --delete would remove what is listed here from {store.uri}; all of it is {age}.",
+            file=sys.stderr,
+        )
     return 0
 
 

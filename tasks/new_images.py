@@ -22,7 +22,8 @@ from tasks.core.store import Store
 class Difference:
     """What tells a snapshot from an earlier one: counts of images, names of classes.
 
-    `later` are images of the earlier one that came after the instant of the other, which so can't have them.
+    `later` are images of the earlier one that came, or were changed, after the instant of the other, which therefore
+    can't have them as they are. One that was deleted after that instant counts as added.
     """
 
     same: int
@@ -37,7 +38,7 @@ class Difference:
         words = [f"{self.added:,} new images", f"{self.changed:,} changed", f"{self.gone:,} gone"]
         words += [f"new class {name}" for name in self.new_classes]
         words += [f"class gone: {name}" for name in self.gone_classes]
-        words += [f"{self.later:,} came after the instant that this run sees"] if self.later else []
+        words += [f"{self.later:,} came or changed after the instant that this run sees"] if self.later else []
         return ", ".join(words)
 
 
@@ -87,12 +88,12 @@ def difference(before: Artifact, after: Artifact, as_of: datetime | None = None)
     then, now = _images(before), _images(after)
     both = then.merge(now, how="outer", left_index=True, right_index=True, suffixes=("_before", "_now"))
     added, missing = both["class_before"].isna(), both["class_now"].isna()
-    later = missing & (both["modified_before"] > as_of if as_of else False)
+    later = ~added & (both["modified_before"] > as_of if as_of else False)
     gone = missing & ~later
-    changed = ~added & ~missing & (both["content_before"] != both["content_now"])
+    changed = ~added & ~missing & ~later & (both["content_before"] != both["content_now"])
     classes_then, classes_now = set(then["class"]), set(now["class"])
     return Difference(
-        same=int((~added & ~missing & ~changed).sum()),
+        same=int((~added & ~missing & ~later & ~changed).sum()),
         added=int(added.sum()),
         changed=int(changed.sum()),
         gone=int(gone.sum()),

@@ -59,11 +59,12 @@ def main(words: list[str]) -> int:
         raise ParamsError(f"--output {output}: there is no folder {output.absolute().parent}.")
     if options.top < 1:
         raise ParamsError(f"--top {options.top}: expected 1 or more.")
+    allowed = ScanParams.of({"max_megapixels": options.max_megapixels}).max_megapixels
     artifact = find_model(options.model, options.dataset, open_store(options.store))
     pictures = itertools.chain.from_iterable(map(find_pictures, options.images))
 
     rows = []
-    for row in predict(artifact, pictures, options.top, options.max_megapixels):
+    for row in predict(artifact, pictures, options.top, allowed):
         print(_line(row))
         rows.append(row)
     if not rows:

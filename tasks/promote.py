@@ -161,12 +161,12 @@ def opponent(pointer: Champion | None, candidate: Artifact) -> str | None:
 
 
 def stays_in_use(candidate: Artifact, pointer: Champion | None, params: params.PromoteParams) -> bool:
-    """Whether the candidate is the champion already and this run may not promote it: it stays in use all the same.
+    """Whether the candidate is the champion already, and stays in use whatever this run decides.
 
-    A run that may promote it made it the champion, and finds its own decision.
+    Else a run that may promote the champion itself made it that, and finds its own decision.
     """
     held = not params.promote or (params.approval is not None and params.approval.answer != "approve")
-    return pointer is not None and key_of(pointer.model) == candidate.key and held
+    return pointer is not None and key_of(pointer.model) == candidate.key and (held or pointer.by_hand)
 
 
 #: The note on a decision of that kind.
@@ -236,7 +236,10 @@ def check_better(comparison: dict[str, Any]) -> Check:
     found, few = f"{delta:+.4f}, 90% interval {low:+.4f} to {high:+.4f}", comparison["few"]
     passed, without = low > 0, ""
     if few and few["interval"] is None:
-        passed, without = False, f"No class has {FEW} of them, which it takes: raise test_share, or add images. "
+        passed, without = (
+            False,
+            f"No class has {FEW} test images, and it takes one that has: raise test_share, or add images. ",
+        )
     elif few:
         passed = passed and few["interval"][0] > 0
         without = (

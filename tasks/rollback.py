@@ -60,7 +60,8 @@ def roll_back(store: Store, dag_id: str, run_id: str) -> tuple[str, Champion | N
             f"The model of {run_id!r} is in use already. Name the run whose model is to be in use instead."
         )
     # What it was measured against then: so a rerun of its run finds its decision, and no new one is made.
-    opponent = next((each.manifest["observed"]["champion"] for each in found["promote"]), None)
+    decision = next(iter(found["promote"]), None)
+    opponent = decision.manifest["observed"]["champion"] if decision else None
     withdrawn = {*before.withdrawn, key_of(before.model)} if before else set()
     champion = Champion(
         model.uri,
@@ -68,6 +69,7 @@ def roll_back(store: Store, dag_id: str, run_id: str) -> tuple[str, Champion | N
         since=datetime.now(UTC).isoformat(timespec="seconds"),
         evaluation=evaluation.uri,
         withdrawn=sorted(withdrawn - {model.key}),
+        by_hand=decision is None or decision.metrics["verdict"] != "PROMOTE",
     )
     if not move_champion(store, dataset, champion, etag):
         raise StoreError("A run changed the champion meanwhile. Look which model is in use now, and run again.")

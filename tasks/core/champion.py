@@ -19,6 +19,7 @@ class Champion:
         since: when it took over, UTC, ISO 8601.
         evaluation: URI of the evaluate artifact, which holds the model's export and card; empty where none was made.
         withdrawn: keys of models that a person took out of use, which no run promotes again.
+        by_hand: whether a person put the model in use, though its run held it.
     """
 
     model: str
@@ -26,6 +27,7 @@ class Champion:
     since: str
     evaluation: str = ""
     withdrawn: list[str] = field(default_factory=list)
+    by_hand: bool = False
 
 
 def key_of(uri: str) -> str:

@@ -401,7 +401,7 @@ class PromoteShared(Resampled):
     max_class_drop: float = _param(
         0.05,
         "Promotion",
-        "No class may lose more F1 than this against the champion; one test image more or less is never too much.",
+        "No class may lose more F1 than this against the champion; what a single test image can make never counts.",
         ge=0,
         le=1,
     )

@@ -85,7 +85,7 @@ def test_params_of_the_environment_that_can_not_be_used(
     assert said in capsys.readouterr().err
 
 
-def test_params_of_the_environment_are_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_params_of_the_environment_are_those_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(run, "_run", lambda conf: asked.append(conf) or 0)
     monkeypatch.setenv("GESSO_PARAMS", json.dumps({"preset": "original", "dataset": str(tmp_path), "epochs": 7}))
@@ -94,17 +94,6 @@ def test_params_of_the_environment_are_are_those_of_the_run(tmp_path: Path, monk
     assert run.main(["--preset", "quick", "--dataset", "s3://a/b"]) == 0
     own = {"preset": "original", "dataset": str(tmp_path), "epochs": 7}
     assert asked == [own | {"folds": 2}, own | {"preset": "quick", "dataset": "s3://a/b"}]
-
-
-def test_stopped_by_hand_it_says_what_is_kept(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stopped(_: object) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(run, "_run", stopped)
-    assert run.main([]) == 130
-    assert capsys.readouterr().err == "gesso: stopped; what is finished is kept. Run again to go on.\n"
 
 
 def test_a_folder_that_can_not_be_written(
@@ -185,6 +174,33 @@ def test_one_run_at_a_time(
         wait_for(lambda: not refused())
     finally:
         first.kill()
+        for pid in (airflow, training):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def test_stopped_by_hand_it_says_what_is_kept_and_the_next_run_can_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    endless, pids = tmp_path / "python", tmp_path / "pids"
+    endless.write_text(ENDLESS.format(python=sys.executable, pids=pids))
+    endless.chmod(0o755)
+    words = ["--dataset", "s3://a/b"]
+    monkeypatch.setattr(run.sys, "executable", str(endless))
+    process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(run.main(words)))
+    process.start()
+    wait_for(pids.exists)
+    airflow, training = map(int, pids.read_text().split())
+    try:
+        os.kill(process.pid or 0, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode == 130
+        assert capfd.readouterr().err == "gesso: stopped; what is finished is kept. Run again to go on.\n"
+        monkeypatch.setattr(run.sys, "executable", "false")
+        assert run.main(words) == 1
+        assert "Another `make run` goes on" not in capfd.readouterr().err
+    finally:
+        process.kill()
         for pid in (airflow, training):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

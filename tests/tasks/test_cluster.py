@@ -148,6 +148,10 @@ def test_a_person_overrules(make: Callable[..., Made], run_step: RunStep, tmp_pa
     changed = table["verdict"] != verdicts(before)["verdict"]
     assert changed[changed].index.tolist() == ["L2_10/003d.jpg", "L2_12/020p.jpg"]
     assert (after.metrics["reviewed"], after.metrics["reviewed_without_image"]) == (3, 2)
+    review.write_text("key,verdict\ngone.jpg,photo\n")
+    left = run_step("cluster", given, review=str(review))
+    assert verdicts(left).equals(verdicts(before))
+    assert (left.metrics["reviewed"], left.metrics["reviewed_without_image"]) == (0, 1)
     # A class in which only a person saw a photograph shows it too.
     assert after.table("classes.parquet").set_index("class")["contaminated"].to_dict()["L2_10"]
     assert ["L2_10/003d.jpg"] in [sheet["keys"] for sheet in after.json("sheets.json")]

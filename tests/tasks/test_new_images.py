@@ -6,12 +6,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import Champion, move_champion
 from tasks.core.store import LocalStore
-from tasks.new_images import Difference, News, since_champion
+from tasks.new_images import Difference, News, difference, since_champion
 from tests.tasks.judging import make
 
 RunStep = Callable[..., Artifact]
@@ -87,12 +88,28 @@ def test_what_came_after_the_instant_of_a_run_is_not_gone(
     earlier = run_step("snapshot", dataset=str(pictures), as_of=days[3])
     news = since_champion(store, earlier, "", days[3])
     assert news == News(Difference(4, 0, 0, 0, [], [], later=3), review_edited=False)
-    assert str(news) == "0 new images, 0 changed, 0 gone, 3 came after the instant that this run sees"
+    assert str(news) == "0 new images, 0 changed, 0 gone, 3 came or changed after the instant that this run sees"
     assert not news.is_enough(1)
 
     (pictures / "a" / "0.png").unlink()
     news = since_champion(store, run_step("snapshot", dataset=str(pictures), as_of=days[3]), "", days[3])
     assert news == News(Difference(3, 0, 0, 1, [], [], later=3), review_edited=False)
+
+
+def test_what_was_changed_after_the_instant_of_a_run_has_not_changed(store: LocalStore, tmp_path: Path) -> None:
+    """In a bucket that keeps versions, where the run sees the version before."""
+    days = [datetime(2026, 1, day, tzinfo=UTC) for day in range(1, 4)]
+    listed = pd.DataFrame({"key": ["a/1", "a/2"], "class": "a", "version": "first", "etag": "", "bytes": 1})
+
+    def snapshot(versions: list[str], modified: list[datetime], name: str) -> Artifact:
+        table = listed.assign(version=versions, modified=modified)
+        return make(store, "snapshot", lambda out: out.table("images.parquet", table), tmp_path / "made", name)
+
+    (tmp_path / "made").mkdir()
+    champion = snapshot(["second", "second"], [days[0], days[2]], "champion")
+    earlier = snapshot(["first", "first"], [days[0], days[0]], "earlier")
+    assert difference(champion, earlier, days[1]) == Difference(0, 0, 1, 0, [], [], later=1)
+    assert difference(champion, earlier) == Difference(0, 0, 2, 0, [], [])
 
 
 def test_an_edited_review_is_enough(

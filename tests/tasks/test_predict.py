@@ -184,3 +184,5 @@ def test_an_artifact_that_is_no_model_is_refused(world):
 def test_how_large_an_image_may_be_can_be_said(champion):
     assert main(["pictures/b/000.png", "--max-megapixels", "0.0001"]) == 1
     assert table()["error"].tolist() == ["0.0004 megapixels, more than the allowed 0.0001"]
+    with pytest.raises(ParamsError, match="max_megapixels = nan"):
+        main(["pictures/b/000.png", "--max-megapixels", "nan"])

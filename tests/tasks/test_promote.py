@@ -7,9 +7,10 @@ from tasks import evaluate, promote
 from tasks.__main__ import main
 from tasks.core.artifacts import Artifact
 from tasks.core.champion import Champion, champion_key, move_champion, read_champion
-from tasks.core.errors import TRY_AGAIN, ParamsError, StoreError
+from tasks.core.errors import TRY_AGAIN, Archived, ParamsError, StoreError
 from tasks.core.runs import change_record
 from tasks.core.step import execute
+from tasks.core.store import LocalStore
 from tests.tasks.judging import CLASSES, World
 
 
@@ -182,7 +183,9 @@ def test_without_a_class_of_five_test_images_none_is_the_better_one(store, tmp_p
     assert comparison["interval"][0] > 0
     assert comparison["few"] == {"classes": 4, "delta_macro_f1": None, "interval": None}
     assert failed(result) == ["better"]
-    assert "No class has 5 of them, which it takes: raise test_share, or add images." in message(result, "better")
+    assert "No class has 5 test images, and it takes one that has: raise test_share, or add images." in message(
+        result, "better"
+    )
 
 
 def test_a_rerun_finds_its_own_decision(world, run_step):
@@ -303,14 +306,22 @@ def test_a_champion_of_another_image_size_reads_the_images_again(store, tmp_path
     assert here["champion_macro_f1"] == decision["comparison"]["champion_macro_f1"]
 
 
-def test_images_that_changed_since_are_left_out_of_the_comparison(store, tmp_path, decide):
+def test_images_that_changed_since_are_left_out_of_the_comparison(store, tmp_path, decide, monkeypatch):
     old_world, world = World(store, tmp_path, size=24), World(store, tmp_path, size=16)
     crown(world, old_world.model("red"))
     (world.dataset / "b/000.png").unlink()
     (world.dataset / "b/001.png").write_bytes((world.dataset / "b/002.png").read_bytes())
+    get = LocalStore.get
+
+    def archived(store, key, version=None):
+        if key == "b/003.png":
+            raise Archived("the object is archived")
+        return get(store, key, version)
+
+    monkeypatch.setattr(LocalStore, "get", archived)
     decision = decide(world, world.model("blue")).json("decision.json")
-    assert decision["comparison"]["images"] == 78
-    assert any("2 test images left out: they are gone" in note for note in decision["notes"])
+    assert decision["comparison"]["images"] == 77
+    assert any("3 test images left out: they are gone" in note for note in decision["notes"])
 
 
 def test_a_champion_of_other_classes_is_matched_by_name(world, decide):
@@ -437,6 +448,8 @@ def test_a_rollback_puts_a_past_model_in_use_and_the_withdrawn_one_does_not_come
     assert promoted(green, "thursday").metrics["verdict"] == "HOLD"  # it loses class 0
     assert main(["rollback", "thursday"]) == 0
     assert champion_of(world).withdrawn == sorted([red.key, blue.key])
+    again = promoted(green, "thursday again")
+    assert (again.metrics["verdict"], again.json("decision.json")["in_use"]) == ("HOLD", True)
     assert main(["rollback", "wednesday"]) == 0
     champion = champion_of(world)
     assert (champion.model, champion.withdrawn) == (blue.uri, sorted([red.key, green.key]))
