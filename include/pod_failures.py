@@ -43,6 +43,8 @@ def explain(pod: k8s.V1Pod | None, failure: Exception | None, pods: "PodSettings
             )
     if pod.status.reason:
         return f"The pod was stopped by the cluster: {pod.status.reason}. {GO_ON}", True
+    if pod.metadata and pod.metadata.deletion_timestamp:  # of its container Kubernetes may know nothing any more
+        return f"The pod was deleted while it ran: its node was drained or reclaimed, or somebody did it. {GO_ON}", True
     return f"The pod failed: {first_line(failure)}", True
 
 

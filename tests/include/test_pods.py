@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -259,6 +260,15 @@ CASES: dict[str, tuple[k8s.V1Pod | None, Exception | None, str, bool]] = {
     "evicted": (pod(reason="Evicted"), Exception(), "stopped by the cluster: Evicted", True),
     "too long": (pod(reason="DeadlineExceeded"), Exception(), "more than GESSO_POD_HOURS=12 hours", True),
     "gone": (None, ApiException(status=404), "The pod is gone", True),
+    "deleted, and its container forgotten": (
+        k8s.V1Pod(
+            metadata=k8s.V1ObjectMeta(deletion_timestamp=datetime(2026, 1, 1, tzinfo=UTC)),
+            status=pod(waiting=WAITING(reason="ContainerCreating")).status,
+        ),
+        Exception("Pod train returned a failure."),
+        "The pod was deleted while it ran: its node was drained or reclaimed, or somebody did it. The next try goes on",
+        True,
+    ),
     "image missing": (
         pod("Pending", waiting=WAITING(reason="ErrImagePull", message="not found")),
         Exception(),
