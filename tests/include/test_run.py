@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,60 +147,53 @@ def wait_for(what: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+WORDS = ["--dataset", "s3://a/b"]
+
+
+@contextmanager
+def going_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, int]]:
+    """A run that goes on: its process and its Airflow's number. The next one's Airflow fails at once."""
+    python, pids = tmp_path / "python", tmp_path / "pids"
+    python.write_text(ENDLESS.format(python=sys.executable, pids=pids))
+    python.chmod(0o755)
+    monkeypatch.setattr(run.sys, "executable", str(python))
+    process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(run.main(WORDS)))
+    process.start()
+    wait_for(pids.exists)
+    started = [int(pid) for pid in pids.read_text().split()]
+    monkeypatch.setattr(run.sys, "executable", "false")
+    try:
+        yield process, started[0]
+    finally:
+        process.kill()
+        for pid in started:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_one_run_at_a_time(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    endless, pids = tmp_path / "python", tmp_path / "pids"
-    endless.write_text(ENDLESS.format(python=sys.executable, pids=pids))
-    endless.chmod(0o755)
-    words = ["--dataset", "s3://a/b"]
-    monkeypatch.setattr(run.sys, "executable", str(endless))
-    first = multiprocessing.get_context("fork").Process(target=run.main, args=[words])
-    first.start()
-    wait_for(pids.exists)
-    airflow, training = map(int, pids.read_text().split())
-    monkeypatch.setattr(run.sys, "executable", "false")
-
     def refused() -> bool:
-        assert run.main(words) == 1
+        assert run.main(WORDS) == 1
         return f"gesso: Another `make run` goes on in GESSO_HOME={home}. Wait for it" in capfd.readouterr().err
 
-    try:
+    with going_on(tmp_path, monkeypatch) as (first, airflow):
         assert refused()
-        os.kill(first.pid or 0, signal.SIGKILL)
+        os.kill(first.pid, signal.SIGKILL)
         first.join()
         assert refused(), "its Airflow goes on"
         os.kill(airflow, signal.SIGKILL)
         wait_for(lambda: not refused())
-    finally:
-        first.kill()
-        for pid in (airflow, training):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
 
 
 def test_stopped_by_hand_it_says_what_is_kept_and_the_next_run_can_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    endless, pids = tmp_path / "python", tmp_path / "pids"
-    endless.write_text(ENDLESS.format(python=sys.executable, pids=pids))
-    endless.chmod(0o755)
-    words = ["--dataset", "s3://a/b"]
-    monkeypatch.setattr(run.sys, "executable", str(endless))
-    process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(run.main(words)))
-    process.start()
-    wait_for(pids.exists)
-    airflow, training = map(int, pids.read_text().split())
-    try:
-        os.kill(process.pid or 0, signal.SIGINT)
-        process.join(60)
-        assert process.exitcode == 130
+    with going_on(tmp_path, monkeypatch) as (first, _):
+        os.kill(first.pid, signal.SIGINT)
+        first.join(60)
+        assert first.exitcode == 130
         assert capfd.readouterr().err == "gesso: stopped; what is finished is kept. Run again to go on.\n"
-        monkeypatch.setattr(run.sys, "executable", "false")
-        assert run.main(words) == 1
+        assert run.main(WORDS) == 1
         assert "Another `make run` goes on" not in capfd.readouterr().err
-    finally:
-        process.kill()
-        for pid in (airflow, training):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
