@@ -2,7 +2,7 @@
 
 It needs nothing of Gesso and no Keras: decoding, resizing, network, calibration and the names of the classes are in its
 graph, the weights as constants, which TensorFlow fuses with the operations around them; those of a large network
-(`LARGE`) are variables beside the graph. TensorFlow Serving serves the folder, as version `1/` of a model.
+(`LARGE`) are variables beside the graph. TensorFlow Serving wants the folder as version `1/` of a model (untried).
 
     answer = tf.saved_model.load(folder).signatures["serving_default"](images=tf.constant([file_bytes]))
     answer["classes"][0], answer["probabilities"][0]        # best first
